@@ -6,6 +6,7 @@ section only. So the section is cut off, split once, and each field decoded when
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from email.errors import HeaderParseError
@@ -80,10 +81,8 @@ def decode_text(value: str) -> str:
     Python below 3.13 lets an encoded line break through (CVE-2024-6923), so what was decoded is cleaned, never trusted.
     """
     if "=?" in value:
-        try:
+        with contextlib.suppress(HeaderParseError, ValueError):
             value = "".join([_decode_word(word, charset) for word, charset in decode_header(value)])
-        except (HeaderParseError, ValueError):
-            pass
     return clean(value)
 
 

@@ -1,0 +1,1 @@
+"""The SMTP server: sockets, sessions, limits and the texts of its replies."""

@@ -1,0 +1,51 @@
+"""Receiving message data: in bulk, up to `<CRLF>.<CRLF>` and nothing else (RFC 5321 4.1.1.4, 4.5.2). Pure.
+
+Lines are never looked at one by one: one search finds the end, one replacement takes the stuffed dots away.
+"""
+
+from __future__ import annotations
+
+END = b"\r\n.\r\n"
+
+
+class DataReceiver:
+    """Collects one message. Past `limit` octets it keeps nothing but goes on looking for the end."""
+
+    __slots__ = ("_buffer", "_limit", "_scanned", "too_big")
+
+    def __init__(self, limit: int) -> None:
+        # The CRLF that ended the DATA command also begins the message: ".<CRLF>" at once is an empty one.
+        self._buffer = bytearray(b"\r\n")
+        self._scanned = 0
+        self._limit = limit + len(END) + 2
+        self.too_big = False
+
+    def feed(self, data: bytes | bytearray) -> bytes | bytearray | None:
+        """Take octets in. None: the end is not there yet; else what came behind it."""
+        self._buffer += data
+        at = self._buffer.find(END, self._scanned)
+        if at < 0:
+            self._scanned = max(0, len(self._buffer) - len(END) + 1)
+            if self.too_big or len(self._buffer) > self._limit + self._buffer.count(b"\r\n..", 0, self._limit):
+                self.too_big = True
+                del self._buffer[: self._scanned]
+                self._scanned = 0
+            return None
+        rest = self._buffer[at + len(END) :]
+        del self._buffer[at + 2 :]
+        return rest
+
+    def take(self) -> bytes:
+        """The message, without stuffed dots, ending with CRLF (empty where it had no line)."""
+        content = bytes(self._buffer)
+        self._buffer = bytearray()
+        if b"\r\n." in content:
+            content = content.replace(b"\r\n.", b"\r\n")
+        return content[2:]
+
+
+def has_bare_line_end(content: bytes) -> bool:
+    """Whether a CR or LF stands alone (RFC 5321 2.3.8): what another server might take for an end of line, and so for the
+    end of the message, must not pass as text."""
+    pairs = content.count(b"\r\n")
+    return content.count(b"\n") != pairs or content.count(b"\r") != pairs

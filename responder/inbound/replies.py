@@ -1,0 +1,77 @@
+"""Every reply that a client can see: code (RFC 5321 4.2.3), enhanced code (RFC 3463) and text, in one place.
+
+No text tells of our insides. The code decides what a client does, the text is for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply of one line. `enhanced` is "" where RFC 2034 knows none (greeting, HELO, 354)."""
+
+    code: int
+    enhanced: str
+    text: str
+
+    @property
+    def line(self) -> bytes:
+        """The reply as it is written, with its line end."""
+        enhanced = f"{self.enhanced} " if self.enhanced else ""
+        return f"{self.code} {enhanced}{self.text}\r\n".encode()
+
+    @property
+    def accepted(self) -> bool:
+        return self.code < 400
+
+
+SENDER_OK = Reply(250, "2.1.0", "Sender ok")
+RECIPIENT_OK = Reply(250, "2.1.5", "Recipient ok")
+RESET = Reply(250, "2.0.0", "Flushed")
+NOOP = Reply(250, "2.0.0", "Ok")
+BYE = Reply(221, "2.0.0", "Bye")
+START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+VERIFY = Reply(252, "2.1.5", "Cannot verify; send the mail and see")
+
+UNKNOWN_COMMAND = Reply(500, "5.5.1", "Command not recognised")
+NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
+BAD_LINE = Reply(500, "5.5.2", "Malformed command line")
+LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
+NO_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
+NEED_HELLO_NAME = Reply(501, "5.5.4", "Give your host name or address literal")
+BAD_ARGUMENT = Reply(501, "5.5.4", "Malformed argument")
+NO_ADDRESS = Reply(501, "5.5.4", "Give an address")
+BAD_PARAMETER = Reply(555, "5.5.4", "Parameter not recognised")
+BAD_SENDER = Reply(553, "5.1.7", "Malformed sender address")
+BAD_RECIPIENT = Reply(553, "5.1.3", "Malformed recipient address")
+NEED_SMTPUTF8 = Reply(553, "5.6.7", "This address needs SMTPUTF8")
+HELLO_FIRST = Reply(503, "5.5.1", "Say EHLO or HELO first")
+MAIL_FIRST = Reply(503, "5.5.1", "Say MAIL first")
+RECIPIENT_FIRST = Reply(503, "5.5.1", "No recipient was accepted")
+NESTED_MAIL = Reply(503, "5.5.1", "A transaction is open: say RSET to give it up")
+NOT_OUR_DOMAIN = Reply(550, "5.7.1", "We do not relay: this domain is not served here")
+UNKNOWN_INBOX = Reply(550, "5.1.1", "No such inbox here")
+TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients: send the rest in another transaction")
+TOO_BIG = Reply(552, "5.3.4", "Message exceeds the size limit")
+BARE_LINE_END = Reply(554, "5.6.0", "Bare CR or LF in the message (RFC 5321 2.3.8)")
+TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many hops: this mail is in a loop")
+
+STORE_FULL = Reply(452, "4.3.1", "No room now, try again later")
+STORE_UNAVAILABLE = Reply(451, "4.3.0", "Cannot take mail now, try again later")
+SAME_SUBJECT = Reply(451, "4.7.1", "Too much mail with this subject, try again later")
+
+TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing the connection")
+TOO_MANY_UNKNOWN = Reply(421, "4.7.1", "Too many unknown recipients, try again later")
+TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
+TOO_FAST = Reply(421, "4.7.0", "Connecting too fast, try again later")
+IDLE = Reply(421, "4.4.2", "Idle for too long, closing the connection")
+SESSION_TOO_LONG = Reply(421, "4.4.2", "Session lasts too long, closing the connection")
+SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again later")
+DENIED = Reply(554, "5.7.1", "No service for your address")
+
+
+def queued(mail_id: str) -> Reply:
+    """The mail is on disk and ours to answer for."""
+    return Reply(250, "2.0.0", f"Queued as {mail_id}")

@@ -1,0 +1,310 @@
+"""The gate: whether a mail may be answered (RFC 3834 2, RFC 5230 4.6, RFC 2919, RFC 2369, and the practice of the field).
+
+An answer to an automatic mail is how loops start, so all doubt ends in silence; a silent mail is kept. No agent can switch
+this off. `judge` looks at the envelope and at header fields only: nothing here parses a body.
+
+A header that says "somebody sent this by a program" is one row of `ROWS`: name, test, code. `Feedback-ID` has no row on
+purpose: large providers put it on mail between people's systems too, and the bulk mail that carries it has a `List-*` or
+`Precedence` field, which is a row of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from responder.mail.address import Address, AddressError, from_header, parse, split_tag, unquote
+from responder.mail.headers import Headers, clean
+
+LOOP_HEADER: Final = "X-Responder-Loop"
+"""On each message that a server of this kind sends: the address of the inbox that sent it. One field is added per hop."""
+
+AUTO_ID: Final = re.compile(r"<auto\.([0-9a-hjkmnp-tv-z]{18})(?:\.[0-9]{1,9}){0,2}@([^<>@\s]{1,255})>", re.IGNORECASE)
+"""The Message-ID of each message that a server of this kind sends: the mail's id, then the host."""
+
+MAX_VALUE = 2000  # characters of a header value that are looked at: every field below has its meaning at its beginning
+MAX_DETAIL = 200  # characters of a reason's detail
+MAX_FIELDS = 20  # fields of one name that are looked at, where each costs an address parse
+
+
+class Stops(StrEnum):
+    """What a reason forbids."""
+
+    ANSWER = "answer"  # answers; an inbox that forwards may still pass the mail on
+    ALL = "all"  # forwards as well: this mail has been here before
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a mail is not answered. `code` is stable and printed by `explain`; `detail` fits one line."""
+
+    code: str
+    detail: str
+    stops: Stops = Stops.ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What sender authentication found (RFC 8601 result words); None where a method was not tried."""
+
+    spf: str | None = None
+    dkim: str | None = None
+    dmarc: str | None = None
+    dmarc_policy: str | None = None  # what the From domain asks for: none, quarantine, reject
+
+
+def is_bounce_address(recipient: Address) -> bool:
+    """Whether a recipient of ours is where the bounces of our answers go: `bounces` or `bounces+ANYTHING`."""
+    return _name(recipient) == "bounces"
+
+
+def same_mailbox(one: Address, other: Address) -> bool:
+    """Whether two addresses are one mailbox: case and `+tag` do not count."""
+    return one.domain == other.domain and _name(one) == _name(other)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the gate has to know of us."""
+
+    hostname: str
+    is_ours: Callable[[Address], bool]  # mail to that address comes back to us: an inbox or an alias of one
+    is_bounce: Callable[[Address], bool] = is_bounce_address  # asked about recipients, so about our domains only
+    same_inbox: Callable[[Address, Address], bool] = same_mailbox  # (written, recipient): also true for an alias
+    answer_postmaster: bool = False
+    spam_headers: tuple[str, ...] = ()  # fields of a scanner that the operator trusts: yes, true or spam suppresses
+
+
+def judge(
+    *,
+    reverse_path: str,
+    recipient: Address,
+    headers: Headers,
+    personal: bool,
+    policy: Policy,
+    verdicts: Verdicts | None = None,
+) -> Reason | None:
+    """Why this mail must not be answered, or None where it may be. Never fails.
+
+    `reverse_path` is what MAIL FROM said, with or without angle brackets. `personal` is the class of the inbox's agent:
+    one that answers in a person's or group's name, as vacation does, answers only mail that names its recipient.
+    Reasons that stop forwards as well are looked for first, so that they win.
+    """
+    return (
+        _judge_loop(recipient, headers, policy)
+        or _judge_sender(reverse_path, recipient, headers, policy)
+        or _judge_headers(headers, policy)
+        or _judge_verdicts(verdicts)
+        or (_judge_addressed(recipient, headers, policy) if personal else None)
+    )
+
+
+def count_received(message: Headers | bytes) -> int:
+    """How many hosts a message has passed: its `Received` fields (RFC 5321 6.3)."""
+    headers = Headers.parse(message) if isinstance(message, bytes) else message
+    return len(headers.all("Received"))
+
+
+def is_own_id(message_id: str, hostname: str) -> bool:
+    """Whether that Message-ID was made by this very server for something that it sent."""
+    match = AUTO_ID.search(message_id[:MAX_VALUE])
+    return match is not None and match[2].casefold() == hostname.casefold()
+
+
+# Header tests: each gets one field's value, comments removed and case folded, and says whether it marks an automatic mail.
+
+
+def _present(value: str) -> bool:
+    return True
+
+
+def _not_no(value: str) -> bool:
+    """Anything but `no`; an empty value too: somebody's program set the field, and silence is the safe reading."""
+    return value.partition(";")[0].strip() != "no"
+
+
+def _one_of(*words: str) -> Callable[[str], bool]:
+    """The first word of the value is one of these."""
+    return lambda value: _FIRST_WORD.split(value.lstrip(), 1)[0] in words
+
+
+def _lists(*words: str) -> Callable[[str], bool]:
+    """One of these stands anywhere in a list of words."""
+    return lambda value: not frozenset(words).isdisjoint(_SEPARATORS.split(value))
+
+
+def _is_report(value: str) -> bool:
+    return "".join(value.partition(";")[0].split()) == "multipart/report"
+
+
+_FIRST_WORD = re.compile(r"[\s;,]")
+_SEPARATORS = re.compile(r"[\s;,]+")
+
+ROWS: Final[tuple[tuple[str, Callable[[str], bool], str], ...]] = (
+    ("Auto-Submitted", _not_no, "auto-submitted"),  # RFC 3834 5
+    ("Content-Type", _is_report, "multipart-report"),  # RFC 6522: DSN, MDN, feedback reports
+    ("Precedence", _one_of("bulk", "junk", "list", "auto_reply", "auto-reply"), "precedence"),
+    ("List-Id", _present, "list-id"),  # RFC 2919
+    ("List-Help", _present, "list-help"),  # RFC 2369, to the last of them
+    ("List-Subscribe", _present, "list-subscribe"),
+    ("List-Unsubscribe", _present, "list-unsubscribe"),
+    ("List-Post", _present, "list-post"),
+    ("List-Owner", _present, "list-owner"),
+    ("List-Archive", _present, "list-archive"),
+    ("X-Auto-Response-Suppress", _lists("all", "oof", "autoreply"), "auto-response-suppress"),  # MS-OXCMAIL 2.2.3.2.14
+    ("X-Autoreply", _not_no, "x-autoreply"),
+    ("X-Autorespond", _not_no, "x-autorespond"),
+    ("X-Autogenerated", _one_of("reply"), "x-autogenerated"),
+)
+
+# Local parts that no person reads, as whole names without case and tag.
+SENDERS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"mailer[-_.]?daemon"), "mailer-daemon"),
+    (re.compile(r"listserv|majordomo"), "list-server"),
+    (re.compile(r"(?:.*[-_.])?(?:no|do[-_.]*not|dont|don't|never)[-_.]*reply(?:[-_.\d].*)?", re.DOTALL), "no-reply"),
+    (re.compile(r"(?:owner|request)-.*|.*-(?:owner|request)", re.DOTALL), "list-sender"),
+    (re.compile(r"bounces?(?:-.*)?|.*-bounces?", re.DOTALL), "bounce-sender"),
+)
+
+_SPAM = re.compile(r"\s*(?:yes|true|spam)\b", re.IGNORECASE)
+
+
+def _judge_loop(recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
+    if policy.is_bounce(recipient):
+        return _reason("bounce-address", "recipient", str(recipient), Stops.ALL)
+    foreign: Reason | None = None
+    for value in headers.all("Message-ID"):
+        if (match := AUTO_ID.search(value[:MAX_VALUE])) is None:
+            continue
+        if match[2].casefold() == policy.hostname.casefold():
+            return _reason("own-message-id", "Message-ID", match[0], Stops.ALL)
+        foreign = _reason("automatic-message-id", "Message-ID", match[0])
+    for value in headers.all(LOOP_HEADER):
+        try:
+            passed = parse(value[:MAX_VALUE].strip(" \t<>"))
+        except AddressError:
+            passed = None
+        if passed and (same_mailbox(passed, recipient) or policy.same_inbox(passed, recipient)):
+            return _reason("loop-marker", LOOP_HEADER, value, Stops.ALL)
+        foreign = foreign or _reason("loop-marker", LOOP_HEADER, value)
+    return foreign
+
+
+def _judge_sender(reverse_path: str, recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
+    path = reverse_path.strip()
+    if path.startswith("<") and path.endswith(">"):
+        path = path[1:-1]
+    if not path:
+        return Reason("null-reverse-path", "MAIL FROM:<>")
+    try:
+        sender = parse(path)
+    except AddressError as error:
+        return _reason("invalid-reverse-path", "MAIL FROM", f"{path[:MAX_DETAIL]}: {error}")
+    if reason := _judge_name("MAIL FROM", sender, recipient, policy):
+        return reason
+    authors = [address for value in headers.all("From")[:MAX_FIELDS] for address in _addresses(value)]
+    if not authors:
+        return _reason("no-from", "From", headers.get("From"))
+    for author in authors:
+        if author != sender and (reason := _judge_name("From", author, recipient, policy)):
+            return reason
+    return None
+
+
+def _judge_name(field: str, address: Address, recipient: Address, policy: Policy) -> Reason | None:
+    """The reasons that lie in one address, of the envelope or of From."""
+    if same_mailbox(address, recipient):
+        return _reason("recipient-itself", field, str(address))
+    if policy.is_ours(address):
+        return _reason("own-address", field, str(address))
+    name = _name(address)
+    if name == "postmaster" and not policy.answer_postmaster:
+        return _reason("postmaster", field, str(address))
+    for pattern, code in SENDERS:
+        if pattern.fullmatch(name):
+            return _reason(code, field, str(address))
+    return None
+
+
+def _judge_headers(headers: Headers, policy: Policy) -> Reason | None:
+    for name, marks, code in ROWS:
+        if name in headers:
+            for value in headers.all(name):
+                if marks(_bare(value)):
+                    return _reason(code, name, value)
+    for name in policy.spam_headers:
+        for value in headers.all(name):
+            if _SPAM.match(value[:MAX_VALUE]):
+                return _reason("spam", name, value)
+    return None
+
+
+def _judge_verdicts(verdicts: Verdicts | None) -> Reason | None:
+    """A From that its own domain disowns (RFC 7489 6.3): the answer would hit somebody who never wrote."""
+    if verdicts is None or (verdicts.dmarc or "").casefold() != "fail":
+        return None
+    wanted = (verdicts.dmarc_policy or "").casefold()
+    return Reason("dmarc-fail", f"the From domain asks to {wanted}") if wanted in ("quarantine", "reject") else None
+
+
+_ADDRESSED: Final = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
+
+
+def _judge_addressed(recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
+    """RFC 5230 4.5: whoever is not named was reached through a list or an alias that the sender may not know."""
+    for name in _ADDRESSED:
+        for value in headers.all(name)[:MAX_FIELDS]:
+            for address in _addresses(value):
+                if same_mailbox(address, recipient) or policy.same_inbox(address, recipient):
+                    return None
+    return _reason("not-addressed", "recipient", str(recipient))
+
+
+def _bare(value: str) -> str:
+    """A field's value without comments (RFC 5322 3.2.2: nested, with quoted pairs) and case. Linear; an open comment
+    reaches to the end."""
+    value = value[:MAX_VALUE].casefold()
+    if "(" not in value:
+        return value.strip()
+    kept, depth = [], 0
+    for piece in _COMMENT_PIECE.findall(value):
+        if piece == "(":
+            depth += 1
+        elif piece == ")" and depth:
+            depth -= 1
+        elif not depth:
+            kept.append(piece)
+    return "".join(kept).strip()
+
+
+_COMMENT_PIECE = re.compile(r"\\.|[()]|[^\\()]+|\\", re.DOTALL)
+
+# What most From and To fields are: one mailbox, with or without a plain name. All else takes the full parser, which costs ten
+# times as much.
+_SIMPLE = re.compile(
+    r"""\s*(?:(?:"[^"\\]{0,200}"|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]+)>|([^\s"\\(),:;<>\[\]]+))\s*"""
+)
+
+
+def _addresses(value: str) -> list[Address]:
+    if simple := _SIMPLE.fullmatch(value[: MAX_VALUE + 1]):
+        try:
+            return [parse(simple[1] or simple[2])]
+        except AddressError:
+            return []
+    try:
+        return [address for _, address in from_header(value)]
+    except RecursionError:  # hundreds of nested comments or groups: nobody's address
+        return []
+
+
+def _name(address: Address) -> str:
+    """The local part as it counts: unquoted, without case and without `+tag`."""
+    return split_tag(unquote(address.local).casefold())[0]
+
+
+def _reason(code: str, field: str, value: str, stops: Stops = Stops.ANSWER) -> Reason:
+    return Reason(code, clean(f"{field}: {value[:MAX_DETAIL]}")[:MAX_DETAIL], stops)

@@ -1,0 +1,1 @@
+"""Where accepted mail lives: one protocol (`base`), one package per database."""

@@ -1,0 +1,249 @@
+"""The store: what the stages may ask of it, and what each verb promises.
+
+Every verb is one transaction. A verb that changes something returns after the change is on disk (SQLite: WAL and
+`synchronous=FULL`); when it raises, nothing of it happened, or, after a lost connection, all of it did. Every step between
+states is a compare-and-set on (id, state, claim, attempts) and leaves a row of history in the same transaction.
+
+Errors: `StoreFullError` where there is no room, `StoreUnavailableError` for anything else that may pass; both leave the
+store usable, and the next call tries afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from responder.mail.lifecycle import Event, State
+
+
+class StoreError(Exception):
+    """The store could not do it now."""
+
+
+class StoreFullError(StoreError):
+    """No room: disk, quota or database size."""
+
+
+class StoreUnavailableError(StoreError):
+    """Anything else that may pass: I/O error, read-only file system, locked for too long."""
+
+
+class StoreUnusableError(Exception):
+    """The store can't be used at all (not ours, or of a newer version): the operator has to act. One line."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMail:
+    """What one DATA brought, before it is stored. `recipients` are (address, inbox) pairs, each mailbox once."""
+
+    id: str
+    received_at: float
+    reverse_path: str
+    peer: str
+    helo: str
+    message_id: str
+    content: bytes
+    recipients: tuple[tuple[str, str], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Proof that a worker may settle an item: its token and the attempt it was charged."""
+
+    token: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboundItem:
+    """One (mail, recipient) that a worker has claimed. `content` is None for a large mail: see `Store.content`."""
+
+    id: str
+    mail_id: str
+    recipient: str
+    inbox: str
+    claim: Claim
+    received_at: float
+    reverse_path: str
+    peer: str
+    helo: str
+    message_id: str
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutbound:
+    """A message that shall leave, to one recipient. `return_to` is who learns of a final failure ("" for nobody);
+    `content_id` names a content stored in the same transaction."""
+
+    id: str
+    kind: str
+    cause: str
+    content_id: str
+    reverse_path: str
+    recipient: str
+    domain: str
+    return_to: str
+    created_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundItem:
+    """One outbound item that a worker has claimed. `content` is None for a large message: see `Store.content`."""
+
+    id: str
+    kind: str
+    cause: str
+    content_id: str
+    reverse_path: str
+    recipient: str
+    domain: str
+    return_to: str
+    created_at: float
+    expires_at: float
+    claim: Claim
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `limit` entries of `key` in `seconds`. `reason` is the code that history shows where it is exceeded."""
+
+    key: str
+    limit: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a worker's turn on an item ended: the event, why, and what is stored along with it.
+
+    `windows` hold for `ANSWER` alone: where one is exceeded, the event becomes `SILENCE` with its reason and nothing leaves.
+    """
+
+    event: Event
+    reason: str
+    outbound: tuple[NewOutbound, ...] = ()
+    contents: tuple[tuple[str, bytes], ...] = ()
+    windows: tuple[Window, ...] = ()
+    due_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One step of an item: when (Unix seconds), what happened, the state behind it, and why."""
+
+    item: str
+    at: float
+    event: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """One item as an operator sees it. `direction` is "inbound" or "outbound"."""
+
+    direction: str
+    id: str
+    state: State
+    kind: str
+    sender: str
+    recipient: str
+    attempts: int
+    created_at: float
+    due_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All that is known of one mail: `explain` prints it."""
+
+    mail: dict[str, object] | None
+    items: list[ItemView]
+    history: list[HistoryEntry]
+
+
+class Store(Protocol):
+    """What the stages may ask for. `wake_inbound` and `wake_outbound` are set when such work may have come."""
+
+    wake_inbound: asyncio.Event
+    wake_outbound: asyncio.Event
+
+    async def open(self) -> None:
+        """Create or migrate the database. Raises `StoreUnusableError`, `StoreError`."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked for and let go of the database."""
+        ...
+
+    async def accept(self, mail: NewMail) -> None:
+        """Take responsibility for a mail: durable on return."""
+        ...
+
+    async def beat(self, token: str, lease: float) -> bool:
+        """Keep a worker alive for `lease` seconds more. False: it had been given up and its claims are lost; it starts anew."""
+        ...
+
+    async def leave(self, token: str) -> None:
+        """The worker ends: what it still claims is free at once, its attempt given back."""
+        ...
+
+    async def sweep(self, attempts: int) -> int:
+        """Free what dead workers had claimed; an inbound item that has been tried `attempts` times fails instead.
+        Returns how many items were touched."""
+        ...
+
+    async def claim_inbound(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
+        """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits."""
+        ...
+
+    async def claim_outbound(
+        self, token: str, limit: int, busy: Collection[str] = ()
+    ) -> tuple[list[OutboundItem], float | None]:
+        """The same for what leaves; domains in `busy` are passed over."""
+        ...
+
+    async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
+        """End a turn: the state and reason it came to, or None where the claim is stale and nothing was stored."""
+        ...
+
+    async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
+        """The same for what leaves."""
+        ...
+
+    async def exceeded(self, windows: Sequence[Window]) -> Window | None:
+        """The first window that has no room left. A look, no promise: `settle_inbound` decides."""
+        ...
+
+    async def content(self, content_id: str) -> bytes:
+        """The bytes of a mail or of a message that leaves. Raises `KeyError` where retention removed it."""
+        ...
+
+    async def act(self, item_id: str, event: Event, reason: str) -> State:
+        """An operator's hand. Raises `KeyError` (no such item) and `IllegalTransitionError`."""
+        ...
+
+    async def items(self, states: Collection[State] = (), limit: int = 1000) -> list[ItemView]:
+        """Items in these states (none given: all that are not in a final state, and the failed ones), oldest first."""
+        ...
+
+    async def stats(self) -> dict[str, dict[str, int]]:
+        """How many items are in each state, by direction."""
+        ...
+
+    async def account(self, key: str) -> list[Account]:
+        """All that is known of a mail id, an item id or a Message-ID; one account for each mail that bears it."""
+        ...
+
+    async def purge(self, done_before: float, failed_before: float, limit: int = 500) -> int:
+        """Remove up to `limit` items that came to their end before these times, and what only they needed.
+        Returns how many; call again until it is 0."""
+        ...

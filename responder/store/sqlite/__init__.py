@@ -1,0 +1,169 @@
+"""The store on one SQLite file: WAL, one writer thread per process, `synchronous=FULL`, group commit.
+
+Several processes may share the file: every claim is taken in a transaction, and leases tell whose work is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from responder.clock import Clock
+from responder.mail.lifecycle import Event, State
+from responder.store.base import (
+    Account,
+    InboundItem,
+    ItemView,
+    NewMail,
+    OutboundItem,
+    Settlement,
+    StoreUnavailableError,
+    StoreUnusableError,
+    Window,
+)
+from responder.store.sqlite import steps, views, work
+from responder.store.sqlite.writer import Writer, connect, migrate, translate
+
+T = TypeVar("T")
+
+SCHEMA = Path(__file__).with_name("schema")
+
+
+class SQLiteStore:
+    """`responder.store.base.Store` on one file. See there for what each verb promises."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.wake_inbound = asyncio.Event()
+        self.wake_outbound = asyncio.Event()
+        self._path = path
+        self._clock = clock
+        self._writer = Writer(path)
+        self._reader: sqlite3.Connection | None = None
+        self._reading: ThreadPoolExecutor | None = None
+
+    async def open(self) -> None:
+        connection = await asyncio.to_thread(self._prepare)
+        self._reading = ThreadPoolExecutor(1, "responder-store-read")
+        self._writer.start(connection)
+
+    def _prepare(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connection = connect(self._path, create=True)
+            try:
+                self._path.chmod(0o600)  # mail is nobody else's to read
+                migrate(connection, SCHEMA)
+            except BaseException:
+                connection.close()
+                raise
+        except OSError as error:
+            raise StoreUnusableError(f"{self._path}: {error.strerror}") from error
+        except StoreUnusableError as error:
+            raise StoreUnusableError(f"{self._path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreUnusableError(f"{self._path}: {error}") from error
+        return connection
+
+    async def close(self) -> None:
+        await self._writer.stop()
+        if self._reading is not None:
+            await asyncio.get_running_loop().run_in_executor(self._reading, self._close_reader)
+            self._reading.shutdown()
+            self._reading = None
+
+    async def accept(self, mail: NewMail) -> None:
+        accepted = self._writer.submit(lambda c: work.accept(c, mail))
+        accepted.add_done_callback(lambda _: self.wake_inbound.set())  # even where nobody waits for it any more
+        await asyncio.shield(accepted)  # a client that hangs up behind the dot does not cancel a commit
+
+    async def beat(self, token: str, lease: float) -> bool:
+        return await self._writer.submit(lambda c: work.beat(c, token, self._clock.now() + lease))
+
+    async def leave(self, token: str) -> None:
+        await self._writer.submit(lambda c: work.leave(c, token, self._clock.now()))
+
+    async def sweep(self, attempts: int) -> int:
+        touched = await self._writer.submit(lambda c: work.sweep(c, attempts, self._clock.now()))
+        if touched:
+            self.wake_inbound.set()
+            self.wake_outbound.set()
+        return touched
+
+    async def claim_inbound(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
+        return await self._writer.submit(lambda c: work.claim_inbound(c, token, limit, self._clock.now()))
+
+    async def claim_outbound(
+        self, token: str, limit: int, busy: Collection[str] = ()
+    ) -> tuple[list[OutboundItem], float | None]:
+        return await self._writer.submit(lambda c: work.claim_outbound(c, token, limit, busy, self._clock.now()))
+
+    async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
+        result = await self._writer.submit(lambda c: work.settle_inbound(c, item, settlement, self._clock.now()))
+        if settlement.outbound:
+            self.wake_outbound.set()
+        return result
+
+    async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
+        result = await self._writer.submit(lambda c: work.settle_outbound(c, item, settlement, self._clock.now()))
+        if settlement.outbound:
+            self.wake_outbound.set()
+        return result
+
+    async def exceeded(self, windows: Sequence[Window]) -> Window | None:
+        return await self._read(lambda c: steps.exceeded(c, windows, self._clock.now()))
+
+    async def content(self, content_id: str) -> bytes:
+        def find(connection: sqlite3.Connection) -> bytes:
+            row = connection.execute("SELECT data FROM content WHERE id = ?", (content_id,)).fetchone()
+            if row is None:
+                raise KeyError(content_id)
+            return bytes(row[0])
+
+        return await self._read(find)
+
+    async def act(self, item_id: str, event: Event, reason: str) -> State:
+        table, state = await self._writer.submit(lambda c: steps.act(c, item_id, event, reason, self._clock.now()))
+        (self.wake_inbound if table == "inbound" else self.wake_outbound).set()
+        return state
+
+    async def items(self, states: Collection[State] = (), limit: int = 1000) -> list[ItemView]:
+        return await self._read(lambda c: views.items(c, states, limit))
+
+    async def stats(self) -> dict[str, dict[str, int]]:
+        return await self._read(views.stats)
+
+    async def account(self, key: str) -> list[Account]:
+        return await self._read(lambda c: views.account(c, key))
+
+    async def purge(self, done_before: float, failed_before: float, limit: int = 500) -> int:
+        now = self._clock.now()
+        return await self._writer.submit(lambda c: views.purge(c, done_before, failed_before, limit, now))
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query on the reading connection, in its thread: readers never wait for the writer (WAL)."""
+        if self._reading is None:
+            raise StoreUnavailableError("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._query, query)
+
+    def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._reader is None:
+                self._reader = connect(self._path)
+                self._reader.execute("PRAGMA query_only = ON")
+            self._reader.execute("BEGIN")  # one snapshot for all that the query reads
+            try:
+                return query(self._reader)
+            finally:
+                self._reader.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._close_reader()
+            raise translate(error) from error
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

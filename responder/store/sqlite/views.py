@@ -1,0 +1,150 @@
+"""What an operator sees and removes: lists, accounts, counts, retention."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+
+from responder.mail.lifecycle import INBOUND, OUTBOUND, State, final_states
+from responder.store.base import Account, HistoryEntry, ItemView
+
+_ITEMS = """
+SELECT * FROM (
+    SELECT 'inbound' AS direction, i.id AS id, i.state AS state, i.inbox AS kind, m.reverse_path AS sender, i.recipient,
+           i.attempts, m.received_at AS created_at, i.due_at
+      FROM inbound i JOIN mail m ON m.id = i.mail
+    UNION ALL
+    SELECT 'outbound', id, state, kind, reverse_path, recipient, attempts, created_at, due_at FROM outbound
+)
+"""
+_REASON = "SELECT reason FROM history WHERE item = ? AND reason <> '' ORDER BY id DESC LIMIT 1"
+
+
+def items(connection: sqlite3.Connection, states: Collection[State], limit: int) -> list[ItemView]:
+    if not states:
+        ended = {*final_states(INBOUND), *final_states(OUTBOUND)} - {State.FAILED}
+        states = [state for state in State if state not in ended]
+    marks = ", ".join("?" * len(states))
+    rows = connection.execute(
+        f"{_ITEMS} WHERE state IN ({marks}) ORDER BY created_at, id LIMIT ?",
+        (*states, limit),
+    ).fetchall()
+    return [_view(connection, row) for row in rows]
+
+
+def stats(connection: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    return {
+        table: dict(connection.execute(f"SELECT state, count(*) FROM {table} GROUP BY state").fetchall())
+        for table in ("inbound", "outbound")
+    }
+
+
+def account(connection: sqlite3.Connection, key: str) -> list[Account]:
+    mails = _mails(connection, key)
+    if mails:
+        return [_account_of_mail(connection, mail) for mail in mails]
+    rows = connection.execute(
+        f"{_ITEMS} WHERE id = ?", (key,)
+    ).fetchall()  # what no longer has a mail: a DSN, a sent one
+    return (
+        [Account(None, views := [_view(connection, row) for row in rows], _history(connection, views))] if rows else []
+    )
+
+
+def _mails(connection: sqlite3.Connection, key: str) -> list[str]:
+    """The mails that a mail id, an item id or a Message-ID (with or without its angle brackets) speaks of."""
+    cause = key
+    for _ in range(4):  # a DSN's cause is an outbound item, whose cause is an inbound one
+        row = connection.execute("SELECT cause FROM outbound WHERE id = ?", (cause,)).fetchone()
+        if row is None:
+            break
+        cause = row[0]
+    identifier = f"<{key.strip('<> ')}>"
+    return [
+        mail
+        for (mail,) in connection.execute(
+            "SELECT id FROM mail WHERE id IN (?, ?) UNION SELECT id FROM mail WHERE message_id = ? AND message_id <> ''"
+            " ORDER BY id",
+            (cause, cause.partition(".")[0], identifier),
+        )
+    ]
+
+
+def _account_of_mail(connection: sqlite3.Connection, mail: str) -> Account:
+    cursor = connection.execute("SELECT * FROM mail WHERE id = ?", (mail,))
+    facts = dict(zip([column[0] for column in cursor.description], cursor.fetchone(), strict=True))
+    found = connection.execute(
+        f"{_ITEMS} WHERE id IN ("
+        " WITH RECURSIVE caused(id) AS ("
+        "  SELECT id FROM inbound WHERE mail = :mail AND id GLOB :mail || '.*'"
+        "  UNION SELECT o.id FROM outbound o JOIN caused ON o.cause = caused.id)"
+        " SELECT id FROM caused) ORDER BY direction, id",
+        {"mail": mail},
+    ).fetchall()
+    views = [_view(connection, row) for row in found]
+    return Account(facts, views, _history(connection, views))
+
+
+def _history(connection: sqlite3.Connection, views: list[ItemView]) -> list[HistoryEntry]:
+    rows = [
+        row
+        for view in views
+        for row in connection.execute(
+            "SELECT id, item, at, event, state, reason FROM history WHERE item = ?", (view.id,)
+        )
+    ]
+    return [HistoryEntry(*row[1:]) for row in sorted(rows)]
+
+
+def _view(connection: sqlite3.Connection, row: tuple[str, ...]) -> ItemView:
+    direction, item, state, kind, sender, recipient, attempts, created_at, due_at = row
+    reason = connection.execute(_REASON, (item,)).fetchone()
+    return ItemView(
+        direction,
+        item,
+        State(state),
+        kind,
+        sender,
+        recipient,
+        int(attempts),
+        float(created_at),
+        float(due_at),
+        reason[0] if reason else "",
+    )
+
+
+def purge(connection: sqlite3.Connection, done_before: float, failed_before: float, limit: int, now: float) -> int:
+    """See `Store.purge`. A mail goes when all its items may go, a content when nothing that is left carries it."""
+    ended = (
+        "((state IN ('ANSWERED', 'SILENT', 'DROPPED', 'DELIVERED', 'BOUNCED') AND changed_at < :done)"
+        " OR (state = 'FAILED' AND changed_at < :failed))"
+    )
+    # The same words as the partial indexes, so that they are used.
+    among = "state IN ('DELIVERED', 'BOUNCED', 'FAILED', 'DROPPED')"
+    values = {"done": done_before, "failed": failed_before, "limit": limit, "now": now}
+    sent = connection.execute(
+        f"DELETE FROM outbound WHERE id IN (SELECT id FROM outbound WHERE {among} AND {ended} LIMIT :limit)"
+        " RETURNING id, content",
+        values,
+    ).fetchall()
+    among = "state IN ('ANSWERED', 'SILENT', 'FAILED', 'DROPPED')"
+    received = connection.execute(
+        f"DELETE FROM inbound WHERE id IN (SELECT id FROM inbound WHERE {among} AND {ended} LIMIT :limit)"
+        " RETURNING id, mail",
+        values,
+    ).fetchall()
+    connection.executemany("DELETE FROM history WHERE item = ?", [(item,) for item, _ in sent + received])
+    mails = {mail for _, mail in received}
+    connection.executemany(
+        "DELETE FROM mail WHERE id = :id AND NOT EXISTS (SELECT 1 FROM inbound WHERE id GLOB :id || '.*')",
+        [{"id": mail} for mail in mails],
+    )
+    connection.executemany(
+        "DELETE FROM content WHERE id = :id AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.id = :id)"
+        " AND NOT EXISTS (SELECT 1 FROM outbound WHERE content = :id)",
+        [{"id": content} for content in {content for _, content in sent} | mails],
+    )
+    counted = connection.execute(
+        "DELETE FROM answered WHERE rowid IN (SELECT rowid FROM answered WHERE expires_at < :now LIMIT :limit)", values
+    ).rowcount
+    return len(sent) + len(received) + counted

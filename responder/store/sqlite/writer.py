@@ -1,0 +1,242 @@
+"""The one thread that writes: it commits whatever is waiting as one transaction (group commit).
+
+Many connections wait for their mails to become durable at the same time. One `fdatasync` serves them all: the thread takes
+every operation that has queued up while the last commit was under way, runs them in one transaction and completes all
+their futures with one wake-up of the event loop.
+
+An operation is a function of the connection. One that raises must not take its neighbours down: the batch is rolled back
+and run again with a savepoint around each, so operations have no effect but on the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from responder.store.base import StoreError, StoreFullError, StoreUnavailableError, StoreUnusableError
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], Any]
+
+APPLICATION_ID = 0x52535044  # "RSPD" in the file's header: a database of somebody else's is refused, not migrated
+BATCH = 500  # operations in one transaction: bounds how long the first one waits for its neighbours
+BUSY = 10.0  # seconds that another process may hold the write lock before we say 451
+
+log = logging.getLogger("responder.store")
+
+
+def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """A connection whose commits are on disk when they return. Raises `sqlite3.Error`, also where the file is missing and
+    `create` was not asked for: a database that vanishes must not be replaced by an empty one."""
+    mode = "rwc" if create else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: the WAL is synced at each commit. NORMAL would lose the last commits, and so acknowledged mail, at a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, folder: Path) -> None:
+    """Bring the database to the newest version: one numbered script of `folder` after the other, each its own transaction.
+
+    Raises `StoreUnusableError` where the file is not ours or of a version this program does not know, and `sqlite3.Error`.
+    """
+    scripts = {int(path.stem): path for path in sorted(folder.glob("*.sql"))}
+    newest = max(scripts)
+    connection.execute("BEGIN IMMEDIATE")  # two processes that start together: one migrates, the other finds it done
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if owner != APPLICATION_ID and (version or tables):
+            raise StoreUnusableError("the database belongs to another program")
+        if version > newest:
+            raise StoreUnusableError(
+                f"the database has schema version {version}, this program knows {newest}: run the newer program"
+            )
+        for number in range(version + 1, newest + 1):
+            for statement in split_script(scripts[number].read_text(encoding="utf-8")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {newest}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def split_script(script: str) -> list[str]:
+    """The statements of a script: `executescript` would commit the transaction that they belong to."""
+    statements, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements
+
+
+def translate(error: sqlite3.Error) -> StoreError:
+    """A database error in the store's own terms. The original stays attached as the cause, for the log."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind = StoreFullError if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG) else StoreUnavailableError
+    translated = kind(str(error))
+    translated.__cause__ = error
+    return translated
+
+
+class Writer:
+    """The thread and its connection. After a failure the connection is opened afresh, so a mended disk needs no restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, connection: sqlite3.Connection) -> None:
+        """Begin to write, over a connection that has been migrated."""
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="responder-store", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Finish what was asked for, then close."""
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def submit(self, operation: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Run `operation` in the next transaction; the future completes when it is durable.
+
+        Raises `StoreUnavailableError` where the writer is not running. A future that is cancelled does not undo the work.
+        """
+        if self._thread is None or self._loop is None:
+            raise StoreUnavailableError("the store is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put((operation, future))
+        return future
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            first = self._queue.get()
+            batch = [] if first is None else [first]
+            stopping = first is None
+            while not stopping and len(batch) < BATCH:
+                try:
+                    entry = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if entry is None:
+                    stopping = True
+                else:
+                    batch.append(entry)
+            if batch:
+                outcomes = self._commit([operation for operation, _ in batch])
+                self._finish([future for _, future in batch], outcomes)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _commit(self, operations: list[Operation]) -> list[Any]:
+        """The operations' results, or the exceptions in their place."""
+        try:
+            connection = self._usable()
+            try:
+                return self._transaction(connection, operations)
+            except Exception as error:
+                if len(operations) == 1 or isinstance(
+                    error, sqlite3.OperationalError
+                ):  # the disk's fault, not one operation's
+                    raise
+                return self._transaction(connection, operations, savepoints=True)
+        except sqlite3.Error as error:
+            self._discard()
+            failure = translate(error)
+            log.error("store failed error=%s operations=%d", error, len(operations))
+            return [failure] * len(operations)
+        except Exception as error:  # an operation's own: a programming error or a plain answer such as KeyError
+            return [error] * len(operations)
+
+    def _transaction(
+        self, connection: sqlite3.Connection, operations: list[Operation], savepoints: bool = False
+    ) -> list[Any]:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not savepoints:
+                results = [operation(connection) for operation in operations]
+            else:
+                results = [self._guarded(connection, operation) for operation in operations]
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return results
+
+    @staticmethod
+    def _guarded(connection: sqlite3.Connection, operation: Operation) -> Any:
+        connection.execute("SAVEPOINT one")
+        try:
+            result = operation(connection)
+        except Exception as error:
+            if not connection.in_transaction:  # SQLite gave up the whole transaction (disk full, I/O error): all fail
+                raise
+            connection.execute("ROLLBACK TO one")
+            result = translate(error) if isinstance(error, sqlite3.Error) else error
+        connection.execute("RELEASE one")
+        return result
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path)
+        return self._connection
+
+    def _discard(self) -> None:
+        """Let go of a connection that failed: its caches may hold what never reached the disk."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                log.error("store close failed error=%s", error)
+
+    def _finish(self, futures: list[asyncio.Future[Any]], outcomes: list[Any]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(_complete, futures, outcomes)
+        except RuntimeError:
+            log.warning("store committed for a loop that has ended operations=%d", len(futures))
+
+
+def _complete(futures: list[asyncio.Future[Any]], outcomes: list[Any]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.cancelled():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
