@@ -81,7 +81,7 @@ def parse_domain(value: object) -> str:
 def parse_hostname(value: object) -> str:
     """A host name (RFC 1123 2.1: letters, digits, hyphens) in lower case and with A-labels; not an address."""
     name = parse_domain(value)
-    if name.startswith("[") or "_" in name or "-" in {edge for label in name.split(".") for edge in (label[0], label[-1])}:
+    if name.startswith("[") or "_" in name:
         raise ValueError(f"wants a host name, found {show(value)}")
     return name
 
@@ -163,7 +163,7 @@ def parse_store(value: object) -> str:
     if kind == "sqlite":
         if path.startswith("//"):
             raise ValueError('wants "sqlite:PATH" with a plain path: "sqlite:state/responder.db" or "sqlite:/var/..."')
-        if path.startswith(":memory:") or path.startswith("file:"):
+        if path.startswith((":memory:", "file:")):
             raise ValueError('wants "sqlite:PATH" with a file: mail kept in memory would be lost')
         if not path or path.endswith("/"):
             raise ValueError('wants "sqlite:PATH", found no file name')
@@ -198,7 +198,7 @@ def parse_inbox(value: object) -> str:
     local, at, domain = name.rpartition("@")
     if not at:
         local, domain = name, ""
-    if is_pattern(local) and not local.startswith('"'):
+    if is_pattern(local):
         if not _PATTERN.fullmatch(_GLOB.sub("*", local)):
             raise ValueError("is no inbox name: malformed pattern")
     else:
@@ -210,7 +210,9 @@ def parse_inbox(value: object) -> str:
         try:
             domain = parse_domain(domain)
         except ValueError:
-            raise ValueError("is no inbox name: a pattern stands for the local part, and the domain must be one") from None
+            raise ValueError(
+                "is no inbox name: a pattern stands for the local part, and the domain must be one"
+            ) from None
     local = unquote(local).casefold()
     if re.split(r"[+*?\[]", local, maxsplit=1)[0] == BOUNCES:
         raise ValueError(f'is reserved: mail to "{BOUNCES}" is what comes back undelivered, and nothing answers it')

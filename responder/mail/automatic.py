@@ -11,7 +11,8 @@ purpose: large providers put it on mail between people's systems too, and the bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -27,7 +28,8 @@ AUTO_ID: Final = re.compile(r"<auto\.([0-9a-hjkmnp-tv-z]{18})(?:\.[0-9]{1,9}){0,
 
 MAX_VALUE = 2000  # characters of a header value that are looked at: every field below has its meaning at its beginning
 MAX_DETAIL = 200  # characters of a reason's detail
-MAX_FIELDS = 20  # fields of one name that are looked at, where each costs an address parse
+MAX_ADDRESSES = 32768  # characters of address fields of one name: some 1,000 mailboxes
+MAX_MARKERS = 20  # loop markers: a mail that so many servers of this kind sent on goes round
 
 
 class Stops(StrEnum):
@@ -164,7 +166,10 @@ ROWS: Final[tuple[tuple[str, Callable[[str], bool], str], ...]] = (
 SENDERS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"mailer[-_.]?daemon"), "mailer-daemon"),
     (re.compile(r"listserv|majordomo"), "list-server"),
-    (re.compile(r"(?:.*[-_.])?(?:no|do[-_.]*not|dont|don't|never)[-_.]*reply(?:[-_.\d].*)?", re.DOTALL), "no-reply"),
+    (
+        re.compile(r"(?:.*[-_. ])?(?:no|do[-_. ]*not|dont|don't|never)[-_. ]*reply(?:[-_. \d].*)?", re.DOTALL),
+        "no-reply",
+    ),
     (re.compile(r"(?:owner|request)-.*|.*-(?:owner|request)", re.DOTALL), "list-sender"),
     (re.compile(r"bounces?(?:-.*)?|.*-bounces?", re.DOTALL), "bounce-sender"),
 )
@@ -182,7 +187,10 @@ def _judge_loop(recipient: Address, headers: Headers, policy: Policy) -> Reason 
         if match[2].casefold() == policy.hostname.casefold():
             return _reason("own-message-id", "Message-ID", match[0], Stops.ALL)
         foreign = _reason("automatic-message-id", "Message-ID", match[0])
-    for value in headers.all(LOOP_HEADER):
+    markers = headers.all(LOOP_HEADER)
+    if len(markers) > MAX_MARKERS:
+        return _reason("loop-marker", LOOP_HEADER, f"{len(markers)} times", Stops.ALL)
+    for value in markers:
         try:
             passed = parse(value[:MAX_VALUE].strip(" \t<>"))
         except AddressError:
@@ -196,7 +204,7 @@ def _judge_loop(recipient: Address, headers: Headers, policy: Policy) -> Reason 
 def _judge_sender(reverse_path: str, recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
     path = reverse_path.strip()
     if path.startswith("<") and path.endswith(">"):
-        path = path[1:-1]
+        path = path[1:-1].strip()
     if not path:
         return Reason("null-reverse-path", "MAIL FROM:<>")
     try:
@@ -205,13 +213,11 @@ def _judge_sender(reverse_path: str, recipient: Address, headers: Headers, polic
         return _reason("invalid-reverse-path", "MAIL FROM", f"{path[:MAX_DETAIL]}: {error}")
     if reason := _judge_name("MAIL FROM", sender, recipient, policy):
         return reason
-    authors = [address for value in headers.all("From")[:MAX_FIELDS] for address in _addresses(value)]
-    if not authors:
-        return _reason("no-from", "From", headers.get("From"))
-    for author in authors:
+    author = None
+    for author in _addresses(headers, "From"):
         if author != sender and (reason := _judge_name("From", author, recipient, policy)):
             return reason
-    return None
+    return None if author else _reason("no-from", "From", headers.get("From"))
 
 
 def _judge_name(field: str, address: Address, recipient: Address, policy: Policy) -> Reason | None:
@@ -256,10 +262,9 @@ _ADDRESSED: Final = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
 def _judge_addressed(recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
     """RFC 5230 4.5: whoever is not named was reached through a list or an alias that the sender may not know."""
     for name in _ADDRESSED:
-        for value in headers.all(name)[:MAX_FIELDS]:
-            for address in _addresses(value):
-                if same_mailbox(address, recipient) or policy.same_inbox(address, recipient):
-                    return None
+        for address in _addresses(headers, name):
+            if same_mailbox(address, recipient) or policy.same_inbox(address, recipient):
+                return None
     return _reason("not-addressed", "recipient", str(recipient))
 
 
@@ -285,20 +290,27 @@ _COMMENT_PIECE = re.compile(r"\\.|[()]|[^\\()]+|\\", re.DOTALL)
 # What most From and To fields are: one mailbox, with or without a plain name. All else takes the full parser, which costs ten
 # times as much.
 _SIMPLE = re.compile(
-    r"""\s*(?:(?:"[^"\\]{0,200}"|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]+)>|([^\s"\\(),:;<>\[\]]+))\s*"""
+    r"""(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]+)>|([^\s"\\(),:;<>\[\]]+))"""
 )
 
 
-def _addresses(value: str) -> list[Address]:
-    if simple := _SIMPLE.fullmatch(value[: MAX_VALUE + 1]):
+def _addresses(headers: Headers, name: str) -> Iterator[Address]:
+    """The mailboxes in all fields of that name; what lies beyond `MAX_ADDRESSES` characters of them is not looked at."""
+    left = MAX_ADDRESSES
+    for value in headers.all(name):
+        if left <= 0:
+            return
+        value = value[:left].strip()
+        left -= len(value) + 1
+        if simple := _SIMPLE.fullmatch(value):
+            with suppress(AddressError):
+                yield parse(simple[1] or simple[2])
+            continue
         try:
-            return [parse(simple[1] or simple[2])]
-        except AddressError:
-            return []
-    try:
-        return [address for _, address in from_header(value)]
-    except RecursionError:  # hundreds of nested comments or groups: nobody's address
-        return []
+            found = from_header(value)
+        except RecursionError:  # hundreds of nested comments or groups: nobody's address
+            continue
+        yield from [address for _, address in found]
 
 
 def _name(address: Address) -> str:

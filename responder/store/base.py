@@ -11,7 +11,7 @@ store usable, and the next call tries afresh.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -206,9 +206,10 @@ class Store(Protocol):
         ...
 
     async def claim_outbound(
-        self, token: str, limit: int, busy: Collection[str] = ()
+        self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
     ) -> tuple[list[OutboundItem], float | None]:
-        """The same for what leaves; domains in `busy` are passed over."""
+        """The same for what leaves. No domain gets more than `per_domain` at a time, what this worker is `sending` already
+        counted in: a slow domain with a long queue must not keep the others waiting."""
         ...
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:

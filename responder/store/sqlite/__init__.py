@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -97,9 +97,12 @@ class SQLiteStore:
         return await self._writer.submit(lambda c: work.claim_inbound(c, token, limit, self._clock.now()))
 
     async def claim_outbound(
-        self, token: str, limit: int, busy: Collection[str] = ()
+        self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
     ) -> tuple[list[OutboundItem], float | None]:
-        return await self._writer.submit(lambda c: work.claim_outbound(c, token, limit, busy, self._clock.now()))
+        room = dict(sending)
+        return await self._writer.submit(
+            lambda c: work.claim_outbound(c, token, limit, room, per_domain, self._clock.now())
+        )
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
         result = await self._writer.submit(lambda c: work.settle_inbound(c, item, settlement, self._clock.now()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from responder.mail.lifecycle import Event, State
 from responder.store.base import (
@@ -18,6 +18,7 @@ from responder.store.base import (
 from responder.store.sqlite.steps import count, exceeded, free, settle, tell
 
 INLINE = 262144  # octets up to which a claim brings the content along; a larger one is fetched when its turn comes
+PAGES = 8  # how many pages of due items one claim looks through at the most
 
 
 def accept(connection: sqlite3.Connection, mail: NewMail) -> None:
@@ -88,18 +89,15 @@ def claim_inbound(
 
 
 def claim_outbound(
-    connection: sqlite3.Connection, token: str, limit: int, busy: Collection[str], now: float
+    connection: sqlite3.Connection, token: str, limit: int, sending: Mapping[str, int], per_domain: int, now: float
 ) -> tuple[list[OutboundItem], float | None]:
-    waiting = "state IN ('QUEUED', 'DEFERRED')"
-    values: list[object] = [now]
-    if busy:
-        waiting += " AND domain NOT IN (SELECT value FROM json_each(?))"
-        values.append(json.dumps(sorted(busy)))
+    chosen = _choose(connection, limit, sending, per_domain, now)
+    _charge(connection, "outbound", State.SENDING, chosen, token, now)
     rows = connection.execute(
-        "SELECT id, kind, cause, content, reverse_path, recipient, domain, return_to, created_at, expires_at, attempts,"
-        " (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
-        f" FROM outbound o WHERE due_at <= ? AND {waiting} ORDER BY due_at LIMIT ?",
-        (INLINE, *values, limit),
+        "SELECT o.id, o.kind, o.cause, o.content, o.reverse_path, o.recipient, o.domain, o.return_to, o.created_at,"
+        " o.expires_at, o.attempts, (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
+        " FROM json_each(?) AS chosen JOIN outbound o ON o.id = chosen.value ORDER BY chosen.key",
+        (INLINE, json.dumps(chosen)),
     ).fetchall()
     items = [
         OutboundItem(
@@ -113,13 +111,37 @@ def claim_outbound(
             return_to=row[7],
             created_at=row[8],
             expires_at=row[9],
-            claim=Claim(token, row[10] + 1),
+            claim=Claim(token, row[10]),
             content=row[11],
         )
         for row in rows
     ]
-    _charge(connection, "outbound", State.SENDING, [item.id for item in items], token, now)
     return items, _next_due(connection, "outbound", "state IN ('QUEUED', 'DEFERRED')")
+
+
+def _choose(
+    connection: sqlite3.Connection, limit: int, sending: Mapping[str, int], per_domain: int, now: float
+) -> list[str]:
+    """The items that are due, oldest first, but of no domain more than it has room for. Where a page holds only domains
+    that are full, the next page is asked for without them."""
+    taken = dict(sending)
+    chosen: list[str] = []
+    page = 4 * limit
+    for _ in range(PAGES):
+        full = [domain for domain, number in taken.items() if number >= per_domain]
+        rows = connection.execute(
+            "SELECT id, domain FROM outbound WHERE state IN ('QUEUED', 'DEFERRED') AND due_at <= ?"
+            " AND domain NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at LIMIT ?",
+            (now, json.dumps(full), page),
+        ).fetchall()
+        seen = set(chosen)
+        for item, domain in rows:
+            if item not in seen and taken.get(domain, 0) < per_domain and len(chosen) < limit:
+                taken[domain] = taken.get(domain, 0) + 1
+                chosen.append(item)
+        if len(rows) < page or len(chosen) >= limit:
+            break
+    return chosen
 
 
 def settle_inbound(

@@ -55,7 +55,7 @@ CREATE TABLE outbound (
     claim        TEXT NOT NULL,
     changed_at   REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX outbound_due ON outbound (due_at) WHERE state IN ('QUEUED', 'DEFERRED');
+CREATE INDEX outbound_due ON outbound (due_at, domain) WHERE state IN ('QUEUED', 'DEFERRED');
 CREATE INDEX outbound_claimed ON outbound (claim) WHERE state = 'SENDING';
 CREATE INDEX outbound_ended ON outbound (changed_at) WHERE state IN ('DELIVERED', 'BOUNCED', 'FAILED', 'DROPPED');
 CREATE INDEX outbound_cause ON outbound (cause);

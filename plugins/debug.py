@@ -1,0 +1,34 @@
+"""Prints each mail and stays silent, as `DebuggingServer` of the standard library's removed `smtpd` did."""
+
+import sys
+
+from responder import Agent, Mail, hookimpl
+
+
+class Debug(Agent):
+    """Prints each mail to standard output and answers nothing."""
+
+    reads_automatic_mail = True
+
+    async def answer(self, mail: Mail) -> None:
+        lines = [
+            "---------- MESSAGE FOLLOWS ----------",
+            f"X-Peer: {mail.peer}",
+            f"X-Envelope: <{mail.sender}> -> <{mail.recipient}>",
+            # What a terminal would obey (escape sequences) is shown, not sent.
+            *(_printable(line) for line in mail.raw.decode("utf-8", "replace").splitlines()),
+            "------------ END MESSAGE ------------",
+        ]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+def _printable(line: str) -> str:
+    return "".join(
+        [char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode() for char in line]
+    )
+
+
+@hookimpl
+def responder_agents() -> dict[str, type[Agent]]:
+    return {"debug": Debug}

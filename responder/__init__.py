@@ -1,0 +1,32 @@
+"""Responder: an e-mail agent server.
+
+How a mail walks, and where each step lives:
+
+    client --SMTP--> responder.inbound --> responder.intake ==commit==> 250
+        the store wakes
+    responder.answering: gate -> route -> agent -> compose ==one commit==
+        the store wakes
+    responder.delivery: MX -> session -> outcome ==commit==> delivered | deferred | bounced | failed
+
+A stage never calls the next one: it commits, and the store wakes whoever waits.
+
+This module is what a plugin author imports.
+"""
+
+from responder.agents.base import Agent, Answer, Authentication, Forward, Mail, Reply, Thread, TryLater, agent
+from responder.agents.hookspecs import hookimpl
+from responder.mail.compose import Attachment
+
+__all__ = [
+    "Agent",
+    "Answer",
+    "Attachment",
+    "Authentication",
+    "Forward",
+    "Mail",
+    "Reply",
+    "Thread",
+    "TryLater",
+    "agent",
+    "hookimpl",
+]

@@ -1,0 +1,1 @@
+"""What a plugin author sees, and what finds, builds and contains agents."""

@@ -1,0 +1,197 @@
+"""What a plugin author works with: a mail comes in as `Mail`, an answer goes out as `Reply`, `Forward`, text or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from responder.mail.address import Address, split_tag
+from responder.mail.compose import Attachment
+from responder.mail.headers import Headers
+from responder.mail.message import Attachment as ReceivedAttachment
+from responder.mail.message import Message
+from responder.mail.quoting import reply_text
+from responder.mail.thread import base_subject, conversation_key
+
+Kind = Literal["service", "personal", "group"]
+
+
+class TryLater(Exception):  # noqa: N818 - fixed by the contract; it is no error
+    """Raised by an agent that wants to be run again after that many seconds. It counts as an attempt."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__(f"try again in {seconds:g} s")
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. Recipient, sender and protocol headers are none of the agent's business: the core writes them.
+
+    `subject` replaces "Re: ..."; `headers` may name only those of `responder.mail.compose.ALLOWED_EXTRA_HEADERS`.
+    """
+
+    text: str = ""
+    html: str = ""
+    attachments: Sequence[Attachment] = ()
+    subject: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The mail itself, passed on to the inbox's configured `targets` (or to those of them that `to` names)."""
+
+    to: Sequence[str] = ()
+    subject_prefix: str | None = None
+
+
+Answer = Reply | Forward | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """Where a mail stands in its conversation. `key` is the Message-ID of the conversation's first mail, or ""."""
+
+    key: str
+    in_reply_to: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """Who vouches for the sender: the verdict of each mechanism, None where it was not asked for."""
+
+    spf: str | None = None
+    dkim: str | None = None
+    dmarc: str | None = None
+    dmarc_policy: str | None = None
+
+
+class Mail:
+    """One mail, as an agent sees it. Everything that needs parsing is parsed when it is first asked for."""
+
+    def __init__(
+        self,
+        raw: bytes,
+        *,
+        id: str,  # noqa: A002 - fixed by the contract
+        inbox: str,
+        recipient: Address,
+        sender: str,
+        peer: str = "",
+        authentication: Authentication | None = None,
+    ) -> None:
+        self.raw = raw
+        self.id = id
+        self.inbox = inbox
+        self.recipient = str(recipient)
+        self.tag = split_tag(recipient.local)[1]
+        self.sender = sender
+        self.peer = peer
+        self.authentication = authentication or Authentication()
+        self._message = Message(raw)
+
+    @property
+    def headers(self) -> Headers:
+        return self._message.headers
+
+    @cached_property
+    def from_(self) -> str:
+        """The address of the From header, or ""."""
+        from responder.mail.address import from_header
+
+        found = from_header(self.headers.get("from"))
+        return str(found[0][1]) if found else ""
+
+    @property
+    def subject(self) -> str:
+        return self._message.subject
+
+    @cached_property
+    def base_subject(self) -> str:
+        """The subject without `Re:`, `Fwd:` and their kin."""
+        return base_subject(self.subject)
+
+    @property
+    def text(self) -> str:
+        """The text; made from the HTML where there is no plain part."""
+        return self._message.text
+
+    @property
+    def html(self) -> str:
+        return self._message.html
+
+    @cached_property
+    def reply_text(self) -> str:
+        """The text without quotes and signature."""
+        return reply_text(self.text)
+
+    @property
+    def attachments(self) -> list[ReceivedAttachment]:
+        return self._message.attachments
+
+    @property
+    def date(self) -> datetime | None:
+        return self._message.date
+
+    @property
+    def message_id(self) -> str:
+        return self._message.message_id
+
+    @cached_property
+    def thread(self) -> Thread:
+        return Thread(
+            conversation_key(self.headers),
+            self.headers.text("in-reply-to"),
+            tuple(self.headers.text("references").split()),
+        )
+
+
+class NoSettings(BaseModel):
+    """The settings of an agent that has none: any key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Agent:
+    """An agent of one inbox. Subclass it, write `answer`, and name it in `responder_agents`."""
+
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+    """The pydantic model of the inbox's `settings` table."""
+
+    kind: ClassVar[Kind] = "service"
+    """`service` answers each request; `personal` and `group` answer like a vacation notice (RFC 3834 section 2)."""
+
+    interval: ClassVar[float] = 0.0
+    """Seconds in which one sender gets one answer at the most, where neither inbox nor `[reply]` says otherwise."""
+
+    reads_automatic_mail: ClassVar[bool] = False
+    """Whether it is run for mail that must not be answered, too (a forwarder, a logger). An answer it returns to such a
+    mail is not sent; a `Forward` is, unless the mail is in a loop."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    async def answer(self, mail: Mail) -> Answer:
+        """The answer to a mail, or None for silence. May raise `TryLater`; any other exception is contained and retried."""
+        raise NotImplementedError
+
+
+AgentFunction = Callable[[Mail], Answer | Awaitable[Answer]]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def agent(name: str) -> Callable[[F], F]:
+    """Make a function `f(mail)`, plain or `async`, the agent of that name. A plain one runs in a thread."""
+
+    def mark(function: F) -> F:
+        function.__responder_agent__ = name  # type: ignore[attr-defined]
+        return function
+
+    return mark

@@ -1,0 +1,118 @@
+"""Runs agents and contains them: whatever an agent does, what comes out is an answer, silence, or a described failure."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from responder.agents.base import Answer, Forward, Mail, Reply, TryLater
+from responder.agents.load import AgentType, PluginError
+
+TRACEBACK = 4000  # characters of an agent's traceback that `explain` keeps, from its end
+MAX_ANSWER = 10 * 1024 * 1024  # characters and octets of one answer, all parts together
+
+
+class AgentError(Exception):
+    """An agent failed. `reason` is one line for history, `detail` its traceback."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """One inbox of the configuration with its agent, built and ready."""
+
+    name: str
+    type: AgentType
+    agent: Any
+    kind: str
+    interval: float
+    timeout: float
+
+
+class Host:
+    """The agents of a configuration. Its threads run the synchronous ones."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "responder-agent")
+
+    def close(self) -> None:
+        """Let go of the threads; one that hangs in an agent does not hold us up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, inbox: Inbox, mail: Mail) -> Answer:
+        """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else."""
+        try:
+            async with asyncio.timeout(inbox.timeout):
+                answer = await self._call(inbox.agent, mail)
+        except TryLater:
+            raise
+        except TimeoutError as error:
+            raise AgentError(f"the agent took longer than {inbox.timeout:g} s", _trace(error)) from None
+        except Exception as error:
+            raise AgentError(f"the agent raised {type(error).__name__}: {_one_line(error)}", _trace(error)) from None
+        return check(answer)
+
+    async def _call(self, agent: Any, mail: Mail) -> object:
+        function = agent if inspect.isfunction(agent) else agent.answer
+        if inspect.iscoroutinefunction(function):
+            return await function(mail)
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._threads, function, mail)
+        return await result if inspect.isawaitable(result) else result
+
+
+def build(name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapping[str, Any]) -> tuple[AgentType, Any]:
+    """An inbox's agent, with its settings validated. Raises `PluginError`: one line with the key and the reason."""
+    kind = agents.get(agent)
+    if kind is None:
+        known = ", ".join(agents) or "none"
+        raise PluginError(f'inboxes.{name}.agent: there is no agent "{agent}" (there are: {known})')
+    try:
+        validated: BaseModel = kind.settings.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in ("inboxes", name, "settings", *first["loc"]))
+        raise PluginError(f"{key}: {first['msg']}") from None
+    try:
+        return kind, kind.build(validated)
+    except Exception as error:
+        raise PluginError(
+            f'inboxes.{name}: the agent "{agent}" does not start: {type(error).__name__}: {error}'
+        ) from error
+
+
+def check(answer: object) -> Answer:
+    """An agent's result, as it may be used: text becomes a `Reply`, empty text silence. Raises `AgentError`."""
+    if isinstance(answer, str):
+        answer = Reply(text=answer)
+    if answer is None or isinstance(answer, Forward):
+        return answer
+    if not isinstance(answer, Reply):
+        raise AgentError(f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, str and None")
+    if not isinstance(answer.text, str) or not isinstance(answer.html, str):
+        raise AgentError("the agent's Reply holds something else than text in text or html")
+    if not answer.text.strip() and not answer.html.strip() and not answer.attachments:
+        return None
+    size = len(answer.text) + len(answer.html) + sum(len(attachment.data) for attachment in answer.attachments)
+    if size > MAX_ANSWER:
+        raise AgentError(f"the agent's answer is too large: {size} octets, {MAX_ANSWER} are allowed")
+    return answer
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))[-TRACEBACK:]

@@ -1,0 +1,54 @@
+"""Configuration: TOML files and environment -> one frozen `Config`, or one line that says what is wrong.
+
+`model` holds every key with its type and default, `units` and `names` read what an operator writes, `environment` and
+`load` bring it together, `errors` words what is wrong, `notices` says what is valid and yet not to be relied on.
+"""
+
+from responder.config.errors import ConfigError, Problem
+from responder.config.load import DEFAULT_FILES, load, local_file
+from responder.config.model import (
+    TLS,
+    Answering,
+    Authentication,
+    Config,
+    Delivery,
+    Inbox,
+    Limits,
+    Listen,
+    Log,
+    Queue,
+    Reply,
+    schema_keys,
+)
+from responder.config.names import BOUNCES, Endpoint, UnixEndpoint, is_pattern
+from responder.config.notices import Notice, unsupported
+from responder.config.units import Rate, format_duration, parse_duration
+
+__all__ = [
+    "BOUNCES",
+    "DEFAULT_FILES",
+    "TLS",
+    "Answering",
+    "Authentication",
+    "Config",
+    "ConfigError",
+    "Delivery",
+    "Endpoint",
+    "Inbox",
+    "Limits",
+    "Listen",
+    "Log",
+    "Notice",
+    "Problem",
+    "Queue",
+    "Rate",
+    "Reply",
+    "UnixEndpoint",
+    "format_duration",
+    "is_pattern",
+    "load",
+    "local_file",
+    "parse_duration",
+    "schema_keys",
+    "unsupported",
+]

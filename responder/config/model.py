@@ -1,0 +1,271 @@
+"""Every key of the configuration, its type and its default: frozen models that refuse what they don't know.
+
+Durations are seconds (float), a rate is `Rate` or None for "off", networks are `ipaddress` networks. Relative paths count
+from the folder the program is started in. `docs/configuration.md` says what each key means; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from responder.config import names
+from responder.config.names import Endpoint, Network, UnixEndpoint
+from responder.config.units import DAY, HOUR, MINUTE, Rate, parse_duration, parse_rate, parse_span
+from responder.mail.address import Address
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _one_spelling(value: object) -> object:
+    """Refuses two keys that are one inbox; a name that is no inbox name is left for its own validator."""
+    seen: dict[str, str] = {}
+    for spelling in value if isinstance(value, dict) else ():
+        try:
+            name = names.parse_inbox(spelling)
+        except ValueError:
+            continue
+        if name in seen:
+            raise _at((spelling,), f'is the inbox "{seen[name]}" in another spelling')
+        seen[name] = spelling
+    return value
+
+
+def _at(path: tuple[str | int, ...], reason: str) -> PydanticCustomError:
+    """An error at a key further down than the validator that finds it."""
+    return PydanticCustomError("at", "{reason}", {"path": path, "reason": reason})
+
+
+Bool = Annotated[bool, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
+Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
+Text = Annotated[str, PlainValidator(names.text)]
+Duration = Annotated[float, PlainValidator(parse_duration)]
+Span = Annotated[float, PlainValidator(parse_span)]  # a duration above zero
+Spans = Annotated[tuple[Span, ...], Field(min_length=1)]
+MaybeRate = Annotated[Rate | None, PlainValidator(parse_rate)]
+FilePath = Annotated[Path, PlainValidator(names.parse_path)]
+Hostname = Annotated[str, PlainValidator(names.parse_hostname)]
+Domain = Annotated[str, PlainValidator(names.parse_domain)]
+IPNetwork = Annotated[Network, PlainValidator(names.parse_network)]
+Mailbox = Annotated[Address, PlainValidator(names.parse_mailbox)]
+FieldName = Annotated[str, PlainValidator(names.parse_field_name)]
+StoreAddress = Annotated[str, PlainValidator(names.parse_store)]
+ListenAddress = Annotated[Endpoint | UnixEndpoint, PlainValidator(names.parse_listen)]
+Nameserver = Annotated[Endpoint, PlainValidator(names.parse_nameserver)]
+Smarthost = Annotated[Endpoint | None, PlainValidator(lambda value: names.parse_endpoint(value) if value else None)]
+SourceAddress = Annotated[str, PlainValidator(lambda value: names.parse_ip(value) if value != "" else "")]
+InboxName = Annotated[str, AfterValidator(names.parse_inbox)]
+
+
+class Table(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Listen(Table):
+    """`[[listen]]`: a socket that takes mail."""
+
+    address: ListenAddress = Endpoint("127.0.0.1", 8025)
+    protocol: Literal["smtp", "smtps", "submission", "lmtp"] = "smtp"
+    proxy_protocol: Bool = False
+
+
+class TLS(Table):
+    """`[tls]`: the certificate that STARTTLS shows."""
+
+    certificate: FilePath
+    key: FilePath
+
+
+class Limits(Table):
+    """`[limits]`: what one client may cost."""
+
+    message_size: Annotated[int, Strict(), Field(ge=1, le=1 << 29)] = 25 << 20  # octets; SQLite's rows end at 10^9
+    recipients: Count = 100  # RFC 5321 4.5.3.1.8: not below 100 in public
+    connections: Count = 1000
+    connections_per_ip: Count = 50
+    connection_rate: MaybeRate = Rate(100, MINUTE)
+    unknown_recipients: MaybeRate = Rate(20, 2 * MINUTE)
+    same_subject: MaybeRate = None
+    errors: Count = 20
+    idle: Span = 5 * MINUTE  # RFC 5321 4.5.3.2.7: at least 5 minutes
+    session: Span = HOUR
+    hops: Count = 50
+    deny: tuple[IPNetwork, ...] = ()
+
+
+class Inbox(Table):
+    """`[inboxes.NAME]`: which agent answers there, and within which bounds."""
+
+    agent: Annotated[Text, Field(min_length=1)]
+    kind: Literal["service", "personal"] | None = None  # None: the agent's own
+    interval: Duration | None = None  # None: the agent's own, else that of [reply]
+    answer_to: Literal["reverse-path", "from"] = "reverse-path"
+    display_name: Text = ""
+    targets: tuple[Mailbox, ...] = ()
+    timeout: Span | None = None  # None: that of [answering]
+    settings: dict[str, Any] = Field(default={}, repr=False)  # the agent's own model validates it
+
+
+class Reply(Table):
+    """`[reply]`: how often an answer may leave, and how it leaves."""
+
+    interval: Duration = 0.0
+    per_sender: MaybeRate = Rate(30, 10 * MINUTE)
+    per_conversation: MaybeRate = Rate(20, 10 * MINUTE)
+    per_inbox: MaybeRate = None
+    reverse_path: Literal["bounce", "null"] = "bounce"
+    answer_postmaster: Bool = False
+    trusted_spam_headers: tuple[FieldName, ...] = ()
+
+
+class Answering(Table):
+    """`[answering]`: how agents are run."""
+
+    timeout: Span = 30.0
+    concurrency: Count = 64
+    attempts: Count = 5
+    retry: Spans = (10.0, MINUTE, 5 * MINUTE, 30 * MINUTE)
+
+
+class Authentication(Table):
+    """`[authentication]`: what SPF, DKIM and DMARC decide."""
+
+    mode: Literal["off", "record", "enforce"] = "record"
+    trusted_networks: tuple[IPNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class Delivery(Table):
+    """`[delivery]`: where mail that leaves goes, and how long that is tried."""
+
+    transport: Literal["mx", "smarthost", "print"] = "mx"
+    smarthost: Smarthost = None
+    port: Port = 25
+    nameservers: tuple[Nameserver, ...] = ()
+    allow_private_addresses: Bool = False
+    source_address: SourceAddress = ""
+    retry: Spans = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 4 * HOUR)
+    expire: Span = 5 * DAY  # RFC 5321 4.5.4.1: at least 4 to 5 days
+    concurrency: Count = 64
+    connections_per_host: Count = 10
+
+
+class Queue(Table):
+    """`[queue]`: how long work is claimed, and how long what is done is kept."""
+
+    lease: Span = 30.0
+    keep_answered: Duration = 7 * DAY
+    keep_failed: Duration = 30 * DAY
+
+
+class Log(Table):
+    """`[log]`: what is said on standard error."""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Table):
+    """The whole configuration. `responder.config.load` makes it from files and environment."""
+
+    hostname: Hostname = "localhost"
+    domains: Annotated[tuple[Domain, ...], Field(min_length=1), AfterValidator(_distinct)] = ("localhost",)
+    store: StoreAddress = Field(default="sqlite:state/responder.db", repr=False)  # a PostgreSQL one may hold a password
+    plugins: tuple[FilePath, ...] = (Path("plugins"),)
+    processes: Annotated[int, Strict(), Field(ge=1, le=256)] = 1
+    listen: Annotated[tuple[Listen, ...], Field(min_length=1)] = (Listen(),)
+    tls: TLS | None = None
+    limits: Limits = Limits()
+    inboxes: Annotated[Mapping[InboxName, Inbox], BeforeValidator(_one_spelling)] = Field(default={})
+    reply: Reply = Reply()
+    answering: Answering = Answering()
+    authentication: Authentication = Authentication()
+    delivery: Delivery = Delivery()
+    queue: Queue = Queue()
+    log: Log = Log()
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The database file of a `sqlite:` store."""
+        kind, _, path = self.store.partition(":")
+        return Path(path) if kind == "sqlite" else None
+
+    @property
+    def state_folder(self) -> Path:
+        """Where what is kept besides the store goes (the mails of `transport = "print"`): beside the database file."""
+        path = self.sqlite_path
+        return path.parent if path else Path("state")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.delivery.transport == "smarthost" and self.delivery.smarthost is None:
+            raise _at(("delivery", "smarthost"), 'wants "host:port", because transport = "smarthost"')
+        for name in self.inboxes:
+            domain = name.rpartition("@")[2]
+            if "@" in name and domain not in self.domains:
+                raise _at(("inboxes", name), f'"{domain}" is not among domains')
+        addresses = [listen.address for listen in self.listen]
+        for number, address in enumerate(addresses):
+            if address in addresses[:number] and getattr(address, "port", None) != 0:
+                raise _at(("listen", number, "address"), f'"{address}" is listened on twice')
+        return self
+
+
+def fields_of(table: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The keys of one table."""
+    return table.model_fields
+
+
+def below(annotation: Any, key: str | int) -> Any:
+    """The type of what stands at `key` within a value of type `annotation`; Any where the models don't say."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = fields_of(annotation)
+        return fields[key].annotation if isinstance(key, str) and key in fields else Any
+    if get_origin(annotation) in (Union, UnionType) and len(parts) == 1:
+        return below(parts[0], key)
+    if is_list(annotation):
+        return parts[0]
+    return parts[1] if get_origin(annotation) in (dict, Mapping) else Any
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether a value of this type is written as a list."""
+    return get_origin(annotation) is tuple
+
+
+def table_in(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds: itself, one of many, or one behind names; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for part in get_args(annotation) if (table := table_in(part))), None)
+
+
+def schema_keys(table: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key that holds a value, as `limits.idle`, `listen.address` (of each) or `inboxes.NAME.agent`."""
+    for key, field in fields_of(table).items():
+        inner = table_in(field.annotation)
+        if inner is None:
+            yield f"{prefix}{key}", field
+        else:
+            yield from schema_keys(inner, f"{prefix}{key}.NAME." if key == "inboxes" else f"{prefix}{key}.")

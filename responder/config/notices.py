@@ -1,0 +1,72 @@
+"""What a valid configuration asks for that is still to come, or that its operator may not have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from responder.config.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One remark on one key. `fatal`: going on without it would be unsafe, so the server doesn't start."""
+
+    key: str
+    reason: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+def unsupported(config: Config) -> list[Notice]:
+    """The remarks on a configuration, fatal ones first."""
+    found = [Notice(key, reason, True) for key, reason in _fatal(config)]
+    return found + [Notice(key, reason, False) for key, reason in _doubtful(config)]
+
+
+def _fatal(config: Config) -> Iterator[tuple[str, str]]:
+    """What an operator relies on once it is set, and isn't done yet."""
+    if config.sqlite_path is None:
+        yield "store", 'PostgreSQL is not supported yet: use "sqlite:PATH"'
+    for number, listen in enumerate(config.listen):
+        if listen.protocol != "smtp":
+            yield f"listen[{number}].protocol", f'"{listen.protocol}" is not supported yet: use "smtp"'
+        if listen.proxy_protocol:
+            yield f"listen[{number}].proxy_protocol", "is not supported yet: let clients connect directly"
+    if config.tls:
+        yield "tls", "STARTTLS is not supported yet: remove [tls]"
+    if config.limits.same_subject:
+        yield "limits.same_subject", 'is not supported yet: set it to "off"'
+    if config.authentication.mode == "enforce":
+        yield (
+            "authentication.mode",
+            '"enforce" is not supported yet: set "off", and let another server check the senders',
+        )
+
+
+def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
+    if config.processes > 1:
+        yield "processes", "only one process runs yet: set 1"
+    if config.authentication.mode == "record":
+        yield "authentication.mode", 'mail is not authenticated yet (SPF, DKIM, DMARC): "off" says the same in silence'
+    if not config.inboxes:
+        yield "inboxes", "there is none, so every recipient is refused: add [inboxes.NAME]"
+    for name, inbox in config.inboxes.items():
+        if inbox.kind == "personal" and inbox.answer_to == "from":
+            yield f"inboxes.{name}.answer_to", "a personal inbox answers to the reverse-path only (RFC 5230 4.6)"
+    if config.limits.message_size < 65536:
+        yield "limits.message_size", "other servers rely on 65536 octets at least (RFC 5321 4.5.3.1.7)"
+    if config.reply.per_sender is None and config.reply.per_conversation is None:
+        yield "reply", "with per_sender and per_conversation off no breaker stops a loop"
+    if any(network.prefixlen == 0 for network in config.authentication.trusted_networks):
+        yield "authentication.trusted_networks", "holds every address: nobody's mail is judged"
+    delivery = config.delivery
+    if delivery.transport == "mx":
+        if "." not in config.hostname or config.hostname.endswith(".localdomain"):
+            yield "hostname", "other servers refuse one that greets by such a name: set the public name of your address"
+        if delivery.allow_private_addresses:
+            yield "delivery.allow_private_addresses", "whoever owns a domain can have mail sent into your own network"
+    if delivery.expire < delivery.retry[0]:
+        yield "delivery.expire", "comes before the first retry: nothing is tried twice"

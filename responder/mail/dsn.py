@@ -1,0 +1,150 @@
+"""The delivery status notification that tells a sender what could not be delivered (RFC 3464, RFC 3461 6, RFC 6522, RFC 6533).
+
+All of it is 7-bit, apart from From and To where `write.needs_smtputf8(postmaster, to)`. Texts of remote hosts are quoted, never
+trusted: they come out as one line each, cut, and can neither add a field nor end a part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import fill
+
+from responder.mail.address import Address
+from responder.mail.headers import Headers, split_section
+from responder.mail.part import Part, multipart, text_part
+from responder.mail.thread import fold_references, message_ids, reply_references
+from responder.mail.write import format_date, line_text, mailbox_field, plain_field, well_formed
+
+MAX_DIAGNOSTIC = 500
+"""Characters of a remote host's reply that are passed on; some hosts send pages."""
+
+MAX_SECTION = 16384
+"""Octets of the original's header section that are sent back: enough to recognise it, and no mail grows by bouncing."""
+
+_STATUS = re.compile(r"[45]\.\d{1,3}\.\d{1,3}", re.ASCII)  # RFC 3463 2; class 2 is no failure
+_HOST = re.compile(r"[!-~]{1,255}")
+_EMBEDDED = re.compile(r"[^!-*,-<>-\[\]-~]")  # what is no QCHAR of RFC 6533 3
+_FIELD_END = re.compile(rb"\n(?![ \t])")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRecipient:
+    """One recipient that is given up.
+
+    `status` is the enhanced code (RFC 3463) or "", `diagnostic` what `remote_mta` said, or our own words where that is "";
+    `last_attempt` is in unix seconds, None where there was none.
+    """
+
+    address: Address
+    status: str = ""
+    diagnostic: str = ""
+    remote_mta: str = ""
+    last_attempt: float | None = None
+
+
+def compose_dsn(
+    *,
+    reporting_mta: str,
+    postmaster: Address,
+    to: Address,
+    failed: Sequence[FailedRecipient],
+    original: bytes,
+    arrival: float,
+    now: float,
+    message_id: str,
+) -> bytes:
+    """The whole notification, lines ended by CRLF; it leaves with the null reverse-path.
+
+    `reporting_mta` is our hostname, `to` the reverse-path of the mail that failed, `original` that mail, or at least its
+    header section; `arrival` and `now` are in unix seconds. Never fails on what `original` and `failed` hold.
+    Raises `ValueError` where `failed` is empty, `message_id` is none, or an address has control characters.
+    """
+    if not failed:
+        raise ValueError("no failed recipient")
+    if message_ids(message_id) != [message_id]:
+        raise ValueError("not a Message-ID")
+    in_reply_to, references = reply_references(Headers.parse(original))
+    parts = [
+        text_part(_words(reporting_mta, failed, arrival)),
+        _status_part(reporting_mta, failed, arrival),
+        _header_part(original),
+    ]
+    report = multipart("report", parts, message_id, " report-type=delivery-status;")
+    fields = [
+        f"Date: {format_date(now)}\r\n",
+        mailbox_field("From", "Mail Delivery System", postmaster),
+        mailbox_field("To", "", to),
+        "Subject: Undelivered mail returned to sender\r\n",
+        f"Message-ID: {message_id}\r\n",
+        f"In-Reply-To: {in_reply_to}\r\n" if in_reply_to else "",
+        fold_references(references),
+        "Auto-Submitted: auto-replied\r\n",  # RFC 3834 5, RFC 5436 2.7.1
+        "X-Auto-Response-Suppress: All\r\n",
+        "MIME-Version: 1.0\r\n",
+        report.fields,
+    ]
+    return "".join(fields).encode() + b"\r\n" + report.body
+
+
+def _words(reporting_mta: str, failed: Sequence[FailedRecipient], arrival: float) -> str:
+    """The notification for people."""
+    blocks = [
+        f"This is the mail system at {reporting_mta}.",
+        _fill(f"The message that came in on {format_date(arrival)} was not delivered to:", ""),
+    ]
+    for recipient in failed:
+        reason = line_text(recipient.diagnostic, MAX_DIAGNOSTIC) or "no reason was given"
+        if host := _host(recipient.remote_mta):
+            reason = f"the host {host} said: {reason}"
+        blocks.append(f"  <{line_text(str(recipient.address), 320)}>\n{_fill(reason, '    ')}")
+    blocks.append("It will not be tried again. The header of the message follows.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _status_part(reporting_mta: str, failed: Sequence[FailedRecipient], arrival: float) -> Part:
+    """The notification for programs: message/delivery-status, RFC 3464 2."""
+    lines = [plain_field("Reporting-MTA", f"dns; {reporting_mta}"), f"Arrival-Date: {format_date(arrival)}\r\n"]
+    for recipient in failed:
+        status = recipient.status if _STATUS.fullmatch(recipient.status) else "5.0.0"
+        lines += ["\r\n", _final_recipient(recipient.address), f"Action: failed\r\nStatus: {status}\r\n"]
+        host = _host(recipient.remote_mta)
+        if host:
+            lines.append(plain_field("Remote-MTA", f"dns; {host}"))
+        if diagnostic := line_text(recipient.diagnostic, MAX_DIAGNOSTIC):
+            # RFC 3464 2.3.6: the type "smtp" is for replies; what no host said is of a type of our own.
+            lines.append(plain_field("Diagnostic-Code", f"{'smtp' if host else 'x-responder'}; {diagnostic}"))
+        if recipient.last_attempt is not None:
+            lines.append(f"Last-Attempt-Date: {format_date(recipient.last_attempt)}\r\n")
+    fields = "Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 7bit\r\n"
+    return Part(fields, "".join(lines).encode("ascii"))
+
+
+def _final_recipient(address: Address) -> str:
+    """RFC 3464 2.3.2; an address that is not ASCII in the 7-bit form of RFC 6533 3, so that any host can take the report."""
+    text = well_formed(str(address))
+    if text.isascii():
+        return plain_field("Final-Recipient", f"rfc822; {text}")
+    coded = _EMBEDDED.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", text)
+    return plain_field("Final-Recipient", f"utf-8; {coded}")
+
+
+def _header_part(original: bytes) -> Part:
+    """The header section of the mail that failed (RFC 6522 4), cut behind a field where it is too long."""
+    section = split_section(original)
+    if len(section) > MAX_SECTION:
+        ends = [match.end() for match in _FIELD_END.finditer(section, 0, MAX_SECTION)]
+        section = section[: ends[-1] if ends else MAX_SECTION]
+    return text_part(section.decode("utf-8", "replace"), "text/rfc822-headers")
+
+
+def _host(name: str) -> str:
+    """The name, if it can be one that a report shows."""
+    return name if _HOST.fullmatch(name) else ""
+
+
+def _fill(text: str, indent: str) -> str:
+    return fill(
+        text, 76, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )

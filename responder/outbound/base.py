@@ -1,0 +1,76 @@
+"""What leaves and what became of it: the interface between delivery and every way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from responder.mail.status import Failure, Outcome, RemoteReply, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message on its way. Addresses are `local@domain`, as `mail.address.parse` takes them."""
+
+    reverse_path: str  # "" is the null reverse-path <>
+    recipients: tuple[str, ...]
+    content: bytes  # lines end with CRLF; dots are not stuffed yet
+    smtputf8: bool = False  # a header carries raw UTF-8 (RFC 6532); addresses that need it are noticed anyway
+    body8bit: bool = False  # the content has octets above 127 (RFC 6152)
+    probe: bool = False  # ask whether the recipients would be accepted, and send nothing
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientResult:
+    """What became of one recipient, and where: all that history tells."""
+
+    recipient: str
+    outcome: Outcome
+    enhanced: str  # RFC 3463
+    code: int  # the remote host's last reply; 0 where there was none
+    text: str
+    scope: Scope = Scope.RECIPIENT
+    host: str = ""  # name of the host that was spoken to
+    address: str = ""  # its IP address
+    tls: str = ""  # "TLSv1.3"; "" in plain text
+    tls_failure: str = ""  # why there is no TLS although the host offers it
+    after_dot: bool = False  # the mail was handed over whole and no reply came: it may have arrived
+
+    @classmethod
+    def success(cls, recipient: str, reply: RemoteReply) -> RecipientResult:
+        """The host has taken the mail (or, for a probe, would take it)."""
+        return cls(recipient, Outcome.SUCCESS, reply.enhanced, reply.code, reply.text)
+
+    @classmethod
+    def failed(cls, recipient: str, failure: Failure, *, host: str = "", address: str = "") -> RecipientResult:
+        """The host has not taken it."""
+        return cls(
+            recipient,
+            failure.outcome,
+            failure.enhanced,
+            failure.code,
+            failure.text,
+            failure.scope,
+            host,
+            address,
+            after_dot=failure.after_dot,
+        )
+
+    @property
+    def failure(self) -> Failure:
+        """The failure in this result. Raises `ValueError` where there is none."""
+        if self.outcome is Outcome.SUCCESS:
+            raise ValueError("a success is no failure")
+        return Failure(self.scope, self.outcome, self.enhanced, self.code, self.text, self.after_dot)
+
+
+class Transport(Protocol):
+    """A way out."""
+
+    async def send(self, envelope: Envelope) -> list[RecipientResult]:
+        """Try to deliver now: one result per recipient, in their order. Raises nothing but `CancelledError`."""
+        ...
+
+    async def close(self) -> None:
+        """Leave politely the hosts that are still connected."""
+        ...

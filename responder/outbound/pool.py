@@ -1,0 +1,111 @@
+"""Connections kept for the next mail to the same host.
+
+A host that has just taken a mail is left connected for a few seconds: the next mail saves the lookup, three round trips and
+the TLS handshake. Nothing here waits; what has to be closed is closed aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from itertools import count
+from typing import NamedTuple
+
+from responder.clock import Clock
+from responder.outbound.session import ClientSession
+
+Key = tuple[str, int]
+"""Host name and port."""
+
+
+class _Idle(NamedTuple):
+    key: Key
+    session: ClientSession
+    since: float  # by clock.monotonic()
+
+
+class Pool:
+    """Idle sessions. Whoever takes one owns it until it is given back."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        idle: float = 10.0,  # seconds; long waits hold the remote host's resources (RFC 5321 4.5.4.1 asks for moderation)
+        max_messages: int = 100,  # on one connection: some hosts count, and a fresh one spreads load over their MX
+        max_per_host: int = 10,
+        max_total: int = 200,
+    ) -> None:
+        self._clock = clock
+        self._idle_limit = idle
+        self._max_messages = max_messages
+        self._max_per_host = max_per_host
+        self._max_total = max_total
+        self._idle: OrderedDict[int, _Idle] = OrderedDict()  # the longest idle first
+        self._by_key: dict[Key, list[int]] = {}
+        self._serial = count()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many sessions are idle."""
+        return len(self._idle)
+
+    def take(self, key: Key) -> ClientSession | None:
+        """The session to that host that was used last, if one is alive."""
+        while numbers := self._by_key.get(key):
+            idle = self._remove(numbers[-1])
+            if idle.session.reusable and not self._is_stale(idle):
+                return idle.session
+            self._discard(idle.session)
+        return None
+
+    def give(self, key: Key, session: ClientSession) -> None:
+        """Keep the session for the next mail, or close it where it is spent."""
+        if self._closed or not session.reusable or session.messages_sent >= self._max_messages:
+            self._discard(session)
+            return
+        number = next(self._serial)
+        self._idle[number] = _Idle(key, session, self._clock.monotonic())
+        numbers = self._by_key.setdefault(key, [])
+        numbers.append(number)
+        if len(numbers) > self._max_per_host:
+            self._discard(self._remove(numbers[0]).session)
+        if len(self._idle) > self._max_total:
+            self._discard(self._remove(next(iter(self._idle))).session)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long, or was closed by its host."""
+        for number, idle in list(self._idle.items()):
+            if self._is_stale(idle) or not idle.session.reusable:
+                self._discard(self._remove(number).session)
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await self._clock.sleep(max(self._idle_limit / 4, 0.1))
+            self.sweep()
+
+    async def close_all(self) -> None:
+        """Close all, and whatever is given back from now on. Returns when the hosts have been told."""
+        self._closed = True
+        for number in list(self._idle):
+            self._discard(self._remove(number).session)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _is_stale(self, idle: _Idle) -> bool:
+        return self._clock.monotonic() - idle.since >= self._idle_limit
+
+    def _remove(self, number: int) -> _Idle:
+        idle = self._idle.pop(number)
+        numbers = self._by_key[idle.key]
+        numbers.remove(number)
+        if not numbers:
+            del self._by_key[idle.key]
+        return idle
+
+    def _discard(self, session: ClientSession) -> None:
+        task = asyncio.create_task(session.close(), name=f"quit {session.host}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

@@ -1,0 +1,233 @@
+"""The ways out: to the hosts of each recipient's domain, or all to one smarthost.
+
+    hosts by preference -> addresses of each -> may it be reached? -> kept connection or a new one -> one transaction
+
+The first final word about a recipient counts: taken, or refused for good by a host that knows. What is transient is asked of
+the next address, then of the next host; the best of these failures is the result. A mail that may have arrived (`after_dot`)
+is not offered to another host: it waits for the next attempt, and the fewer there are, the fewer duplicates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from responder.clock import Clock
+from responder.dns import Resolver
+from responder.mail.address import AddressError, parse
+from responder.mail.status import Failure, FailureError, Outcome, Scope, Trouble, soften, verdict
+from responder.outbound.base import Envelope, RecipientResult
+from responder.outbound.dial import Timeouts
+from responder.outbound.mx import Host, find_hosts, host_addresses
+from responder.outbound.pool import Pool
+from responder.outbound.reach import refusal
+from responder.outbound.session import ClientSession
+
+MAX_CONNECTIONS = 10
+"""Addresses that are connected for one mail, over all hosts: each may cost a time-out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What both transports need to know. `own` may be a live set: it is read at each connection."""
+
+    hostname: str
+    own: AbstractSet[tuple[str, int]] = frozenset()  # what this server listens on
+    source_address: str = ""
+    timeouts: Timeouts = Timeouts()
+
+
+class _HostTransport:
+    """Tries hosts in their order. Subclasses say which hosts there are, and what may be reached."""
+
+    def __init__(self, settings: Settings, resolver: Resolver, clock: Clock, pool: Pool | None, port: int) -> None:
+        self._settings = settings
+        self._resolver = resolver
+        self._clock = clock
+        self._port = port
+        self._allow_private = False
+        self.pool = pool or Pool(clock)
+
+    async def close(self) -> None:
+        """Say goodbye to every host that is still connected."""
+        await self.pool.close_all()
+
+    async def _addresses(self, host: Host) -> list[str]:
+        return await host_addresses(host.name, self._resolver)
+
+    async def _deliver(self, envelope: Envelope, hosts: Sequence[Host]) -> list[RecipientResult]:
+        """One result per recipient of one destination, in their order. Recipients are told apart by position."""
+        attempt = _Attempt(envelope)
+        connections = 0
+        for host in hosts:
+            session = self.pool.take((host.name, self._port))
+            if session is not None:
+                await self._transact(attempt, session, kept=True)
+            try:
+                addresses = await self._addresses(host) if attempt.pending else []
+            except FailureError as error:
+                attempt.note(error.failure, host.name)
+                continue
+            for address in addresses:
+                if not attempt.pending or connections >= MAX_CONNECTIONS:
+                    break
+                refused = self._refusal(address)
+                if refused is not None:
+                    attempt.note(refused, host.name, address)
+                    if refused.scope is Scope.DOMAIN:
+                        return attempt.results()  # RFC 5321 5.1: we are that host, and those behind would send it back
+                    continue
+                connections += 1
+                try:
+                    session = await ClientSession.connect(
+                        host.name,
+                        address,
+                        self._port,
+                        local_hostname=self._settings.hostname,
+                        source_address=self._settings.source_address,
+                        timeouts=self._settings.timeouts,
+                    )
+                except FailureError as error:
+                    attempt.note(error.failure, host.name, address)
+                else:
+                    await self._transact(attempt, session)
+            if not attempt.pending:
+                break
+        return attempt.results()
+
+    async def _transact(self, attempt: _Attempt, session: ClientSession, *, kept: bool = False) -> None:
+        results = await session.send(replace(attempt.envelope, recipients=attempt.recipients()))
+        self.pool.give((session.host, self._port), session)
+        attempt.take(results, kept=kept)
+
+    def _refusal(self, address: str) -> Failure | None:
+        source = self._settings.source_address
+        if source and ip_address(source).version != ip_address(address).version:
+            return Trouble.UNREACHABLE.failure(f"{address} can't be reached from {source}")
+        return refusal(address, self._port, allow_private=self._allow_private, own=self._settings.own)
+
+
+class _Attempt:
+    """What is known so far about each recipient of one envelope."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.pending = list(range(len(envelope.recipients)))  # positions without a final word
+        self._final: dict[int, RecipientResult] = {}
+        self._failed: dict[int, list[RecipientResult]] = {n: [] for n in self.pending}
+
+    def recipients(self) -> tuple[str, ...]:
+        return tuple([self.envelope.recipients[n] for n in self.pending])
+
+    def note(self, failure: Failure, host: str, address: str = "") -> None:
+        """A failure of the host for all who are pending."""
+        for n in self.pending:
+            recipient = self.envelope.recipients[n]
+            self._failed[n].append(RecipientResult.failed(recipient, failure, host=host, address=address))
+
+    def take(self, results: list[RecipientResult], *, kept: bool) -> None:
+        """The results of one transaction with those who were pending."""
+        pending = []
+        for n, result in zip(self.pending, results, strict=True):
+            if result.outcome is Outcome.SUCCESS or result.after_dot or result.failure.final:
+                self._final[n] = result
+                continue
+            pending.append(n)
+            # A kept connection that breaks was most likely idle for too long: the same host is asked again on a new one.
+            if not (kept and result.scope is Scope.HOST):
+                self._failed[n].append(result)
+        self.pending = pending
+
+    def results(self) -> list[RecipientResult]:
+        return [self._final.get(n) or self._spokesman(failed) for n, failed in self._failed.items()]
+
+    def _spokesman(self, failed: list[RecipientResult]) -> RecipientResult:
+        failures = [result.failure for result in failed]
+        return failed[failures.index(verdict(failures))]
+
+
+class MXTransport(_HostTransport):
+    """To the hosts that the recipient's domain names."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: Resolver,
+        clock: Clock,
+        *,
+        port: int = 25,
+        allow_private: bool = False,
+        pool: Pool | None = None,
+    ) -> None:
+        super().__init__(settings, resolver, clock, pool, port)
+        self._allow_private = allow_private
+        self._own_names = frozenset({settings.hostname.lower()})
+
+    async def send(self, envelope: Envelope) -> list[RecipientResult]:
+        """One result per recipient, in their order; domain after domain."""
+        results: dict[int, RecipientResult] = {}
+        domains: dict[str, list[int]] = {}
+        for n, recipient in enumerate(envelope.recipients):
+            try:
+                domains.setdefault(parse(recipient).domain, []).append(n)
+            except AddressError as error:
+                results[n] = RecipientResult.failed(recipient, Trouble.BAD_ADDRESS.failure(str(error)))
+        for domain, positions in domains.items():
+            recipients = tuple([envelope.recipients[n] for n in positions])
+            try:
+                hosts = await find_hosts(domain, self._resolver, self._clock, own_names=self._own_names)
+            except FailureError as error:
+                found = [RecipientResult.failed(recipient, error.failure) for recipient in recipients]
+            else:
+                found = await self._deliver(replace(envelope, recipients=recipients), hosts)
+            results.update(zip(positions, found, strict=True))
+        return [results[n] for n in range(len(envelope.recipients))]
+
+
+class SmarthostTransport(_HostTransport):
+    """All to the host that the operator named: a name or an IP address, private ones too, and no MX lookup.
+
+    `smarthost` is `host:port` or `[v6]:port`. Raises `ValueError` where it is neither.
+    """
+
+    def __init__(
+        self, settings: Settings, resolver: Resolver, clock: Clock, *, smarthost: str, pool: Pool | None = None
+    ) -> None:
+        name, colon, port = smarthost.rpartition(":")
+        if not (name and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            raise ValueError(f"{smarthost!r} is not host:port")
+        super().__init__(settings, resolver, clock, pool, int(port))
+        self._allow_private = True
+        self._host = Host(name.removeprefix("[").removesuffix("]"))
+
+    async def send(self, envelope: Envelope) -> list[RecipientResult]:
+        """One result per recipient, in their order.
+
+        A smarthost that can't be found or reached is the operator's trouble, never the mail's: such a failure is transient.
+        """
+        results = await self._deliver(envelope, [self._host])
+        return [
+            replace(result, outcome=(softened := soften(result.failure)).outcome, enhanced=softened.enhanced)
+            if result.outcome is Outcome.PERMANENT and result.scope in (Scope.HOST, Scope.DOMAIN)
+            else result
+            for result in results
+        ]
+
+    async def _addresses(self, host: Host) -> list[str]:
+        try:
+            return [str(ip_address(host.name))]
+        except ValueError:
+            pass
+        try:
+            return await super()._addresses(host)
+        except FailureError:
+            # Names of a closed network often stand in the hosts file only.
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(host.name, self._port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):
+                raise
+            return list(dict.fromkeys([str(sockaddr[0]) for *_, sockaddr in found]))

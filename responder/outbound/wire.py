@@ -1,0 +1,64 @@
+"""What a transaction puts on the wire: addresses, parameters of MAIL, and the content with its dots. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from responder.mail.address import parse
+from responder.mail.status import FailureError, Trouble
+from responder.outbound.base import Envelope
+
+BLOCK: Final = 1 << 16
+"""Octets that are written before the next wait for the host to take them."""
+
+_LONE_BREAK: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_SIZE: Final = re.compile(r"\d{1,18}")
+
+
+def mailbox(text: str) -> str:
+    """The mailbox in the only spelling that goes on the wire: A-labels, no controls. Raises `ValueError`."""
+    found = str(parse(text))
+    found.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+    return found
+
+
+def parameters(envelope: Envelope, addresses: Iterable[str], size: int, offered: Mapping[str, str]) -> list[str]:
+    """The parameters of MAIL for a host that offers these extensions (lower case).
+
+    Raises `FailureError` where the message is larger than the host takes.
+    """
+    found = []
+    if "size" in offered and not envelope.probe:
+        limit = _SIZE.fullmatch(offered["size"].strip())  # RFC 1870 4: missing or 0 is no limit
+        if limit and 0 < int(limit[0]) < size:
+            raise FailureError(Trouble.TOO_BIG.failure(f"message has {size} octets, the host takes {limit[0]}"))
+        found.append(f"SIZE={size}")
+    utf8 = envelope.smtputf8 or not all(text.isascii() for text in addresses)
+    if (envelope.body8bit or utf8) and "8bitmime" in offered:
+        found.append(
+            "BODY=8BITMIME"
+        )  # where it is not offered the octets go as they are: a refusal would lose the mail
+    if utf8:
+        found.append("SMTPUTF8")
+    return found
+
+
+def canonical(content: bytes) -> bytes:
+    """Lines that end with CRLF only: a lone CR or LF lets a second mail be smuggled in behind a false dot (RFC 5321 2.3.8)."""
+    breaks = content.count(b"\r\n")
+    if content.count(b"\n") != breaks or content.count(b"\r") != breaks:
+        content = _LONE_BREAK.sub(b"\r\n", content)
+    return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
+
+
+def blocks(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """What goes on the wire between 354 and the last reply, dots stuffed (RFC 5321 4.5.2). The last block has the final dot."""
+    stuffed = content.replace(b"\r\n.", b"\r\n..")
+    if stuffed.startswith(b"."):
+        stuffed = b"." + stuffed
+    last = max(len(stuffed) - 1, 0) // BLOCK * BLOCK
+    for start in range(0, last, BLOCK):
+        yield stuffed[start : start + BLOCK], False
+    yield stuffed[last:] + b".\r\n", True
