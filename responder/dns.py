@@ -151,7 +151,9 @@ class Resolver:
             return _Entry(self._clock.monotonic() + ttl, (), error, f"{name}: {text}")
 
         ttl = MAX_TTL
-        seen = []
+        seen: list[dns.name.Name] = []
+        if not name:
+            return failed(NotFound, "no domain name", MAX_NEGATIVE_TTL)
         try:
             target = dns.name.from_text(name)
         except (dns.exception.DNSException, UnicodeError):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from responder.mail.address import Address, split_tag
+from responder.mail.address import Address, from_header, split_tag
 from responder.mail.compose import Attachment
 from responder.mail.headers import Headers
 from responder.mail.message import Attachment as ReceivedAttachment
@@ -21,12 +21,15 @@ from responder.mail.thread import base_subject, conversation_key
 Kind = Literal["service", "personal", "group"]
 
 
+MAX_DELAY = 30 * 86400.0  # seconds: the longest that an agent may put a mail off
+
+
 class TryLater(Exception):  # noqa: N818 - fixed by the contract; it is no error
     """Raised by an agent that wants to be run again after that many seconds. It counts as an attempt."""
 
     def __init__(self, seconds: float = 60.0) -> None:
-        super().__init__(f"try again in {seconds:g} s")
-        self.seconds = seconds
+        self.seconds = min(max(float(seconds), 0.0), MAX_DELAY)
+        super().__init__(f"the agent asked to be run again in {self.seconds:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,6 @@ class Mail:
     @cached_property
     def from_(self) -> str:
         """The address of the From header, or ""."""
-        from responder.mail.address import from_header
-
         found = from_header(self.headers.get("from"))
         return str(found[0][1]) if found else ""
 

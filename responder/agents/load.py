@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -49,7 +50,7 @@ def load(folders: Sequence[Path]) -> dict[str, AgentType]:
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
     files = _files(folders)
-    modules = [(str(path), lambda path=path: _import_file(path)) for path in files.values()]
+    modules: list[tuple[str, Callable[[], Any]]] = [(str(path), partial(_import_file, path)) for path in files.values()]
     modules += [
         (f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value, entry.load)
         for entry in _installed()

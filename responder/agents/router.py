@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 
+from responder.config import BOUNCES, is_pattern
 from responder.mail.address import Address, split_tag, unquote
-
-BOUNCES = "bounces"
-"""The local part of our bounce addresses (`bounces+ID@domain`): accepted, kept, never answered."""
 
 POSTMASTER = "postmaster"
 """Accepted at every domain of ours, whether or not there is such an inbox (RFC 5321 4.5.1)."""
@@ -32,7 +30,7 @@ class Router:
         self._exact: dict[str, str] = {}
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         for name in names:
-            if "*" in name or "?" in name or "[" in name:
+            if is_pattern(name):
                 pattern = name.casefold() if "@" in name else f"{name.casefold()}@*"
                 self._patterns.append((re.compile(translate(pattern)), name))
             else:

@@ -1,11 +1,11 @@
 """Configuration: TOML files and environment -> one frozen `Config`, or one line that says what is wrong.
 
 `model` holds every key with its type and default, `units` and `names` read what an operator writes, `environment` and
-`load` bring it together, `errors` words what is wrong, `notices` says what is valid and yet not to be relied on.
+`files` bring it together, `errors` words what is wrong, `notices` says what is valid and yet not to be relied on.
 """
 
 from responder.config.errors import ConfigError, Problem
-from responder.config.load import DEFAULT_FILES, load, local_file
+from responder.config.files import DEFAULT_FILES, load, local_file, locate
 from responder.config.model import (
     TLS,
     Answering,
@@ -20,7 +20,7 @@ from responder.config.model import (
     Reply,
     schema_keys,
 )
-from responder.config.names import BOUNCES, Endpoint, UnixEndpoint, is_pattern
+from responder.config.names import BOUNCES, is_pattern
 from responder.config.notices import Notice, unsupported
 from responder.config.units import Rate, format_duration, parse_duration
 
@@ -33,7 +33,6 @@ __all__ = [
     "Config",
     "ConfigError",
     "Delivery",
-    "Endpoint",
     "Inbox",
     "Limits",
     "Listen",
@@ -43,11 +42,11 @@ __all__ = [
     "Queue",
     "Rate",
     "Reply",
-    "UnixEndpoint",
     "format_duration",
     "is_pattern",
     "load",
     "local_file",
+    "locate",
     "parse_duration",
     "schema_keys",
     "unsupported",

@@ -95,14 +95,10 @@ def _reason(details: ErrorDetails, path: Path) -> str:
             return f"wants a whole number, {found}"
         case "bool_type":
             return f"wants true or false, {found}"
-        case "string_too_short":
-            return "wants a string that isn't empty"
         case "greater_than_equal":
             return f"wants {context['ge']} or more, {found}"
         case "less_than_equal":
             return f"wants {context['le']} or less, {found}"
-        case "too_short":
-            return "wants at least one entry, found an empty list"
         case "tuple_type":
             table = "" if table_in(_type_at(path)) is None else f" of tables: write [[{dotted(path)}]]"
             return f"wants a list{table}, {found}"
@@ -113,17 +109,17 @@ def _reason(details: ErrorDetails, path: Path) -> str:
 
 
 def _unknown(path: Path) -> str:
-    """Why a key isn't known, with the nearest one that is."""
+    """Why a key isn't known, with the nearest one that is: in its own table first, then anywhere."""
     key, own = str(path[-1]), list(fields_of(table_in(_type_at(path[:-1])) or Config))
-    if near := get_close_matches(key.lower().replace("-", "_"), own, 1):
-        return f'unknown key; did you mean "{near[0]}"?'
     everywhere = [name for name, _ in schema_keys()]
-    same = [name for name in everywhere if name.rpartition(".")[2] == key] or get_close_matches(
-        dotted(path).lower().replace("_", "."), everywhere, 1, 0.75
+    near = (
+        [
+            name for name in everywhere if name.replace(".", "_") == key.lower()
+        ]  # one underscore where there should be two
+        or get_close_matches(key.lower().replace("-", "_"), own, 1)
+        or [name for name in everywhere if name.rpartition(".")[2] == key]
     )
-    if same:
-        return f'unknown key; did you mean "{same[0]}"?'
-    return f"unknown key; known here: {', '.join(own)}"
+    return f'unknown key; did you mean "{near[0]}"?' if near else f"unknown key; known here: {', '.join(own)}"
 
 
 def _type_at(path: Path) -> Any:

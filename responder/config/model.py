@@ -26,13 +26,19 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from responder.config import names
-from responder.config.names import Endpoint, Network, UnixEndpoint
+from responder.config.names import Network, UnixEndpoint
 from responder.config.units import DAY, HOUR, MINUTE, Rate, parse_duration, parse_rate, parse_span
 from responder.mail.address import Address
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("wants at least one entry, found an empty list")
+    return values
 
 
 def _one_spelling(value: object) -> object:
@@ -58,9 +64,10 @@ Bool = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Text = Annotated[str, PlainValidator(names.text)]
+Word = Annotated[str, PlainValidator(names.parse_word)]
 Duration = Annotated[float, PlainValidator(parse_duration)]
 Span = Annotated[float, PlainValidator(parse_span)]  # a duration above zero
-Spans = Annotated[tuple[Span, ...], Field(min_length=1)]
+Spans = Annotated[tuple[Span, ...], AfterValidator(_some)]
 MaybeRate = Annotated[Rate | None, PlainValidator(parse_rate)]
 FilePath = Annotated[Path, PlainValidator(names.parse_path)]
 Hostname = Annotated[str, PlainValidator(names.parse_hostname)]
@@ -69,9 +76,9 @@ IPNetwork = Annotated[Network, PlainValidator(names.parse_network)]
 Mailbox = Annotated[Address, PlainValidator(names.parse_mailbox)]
 FieldName = Annotated[str, PlainValidator(names.parse_field_name)]
 StoreAddress = Annotated[str, PlainValidator(names.parse_store)]
-ListenAddress = Annotated[Endpoint | UnixEndpoint, PlainValidator(names.parse_listen)]
-Nameserver = Annotated[Endpoint, PlainValidator(names.parse_nameserver)]
-Smarthost = Annotated[Endpoint | None, PlainValidator(lambda value: names.parse_endpoint(value) if value else None)]
+ListenAddress = Annotated[str, PlainValidator(lambda value: str(names.parse_listen(value)))]
+Nameserver = Annotated[str, PlainValidator(lambda value: str(names.parse_nameserver(value)))]
+Smarthost = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
 SourceAddress = Annotated[str, PlainValidator(lambda value: names.parse_ip(value) if value != "" else "")]
 InboxName = Annotated[str, AfterValidator(names.parse_inbox)]
 
@@ -85,9 +92,27 @@ class Table(BaseModel):
 class Listen(Table):
     """`[[listen]]`: a socket that takes mail."""
 
-    address: ListenAddress = Endpoint("127.0.0.1", 8025)
+    address: ListenAddress = "127.0.0.1:8025"
     protocol: Literal["smtp", "smtps", "submission", "lmtp"] = "smtp"
     proxy_protocol: Bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The Unix-domain socket, where it is one; `host` and `port` are empty then."""
+        endpoint = names.parse_listen(self.address)
+        return endpoint.path if isinstance(endpoint, UnixEndpoint) else None
+
+    @property
+    def host(self) -> str:
+        """A name or an IP address without brackets."""
+        endpoint = names.parse_listen(self.address)
+        return "" if isinstance(endpoint, UnixEndpoint) else endpoint.host
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 lets the system choose."""
+        endpoint = names.parse_listen(self.address)
+        return 0 if isinstance(endpoint, UnixEndpoint) else endpoint.port
 
 
 class TLS(Table):
@@ -117,8 +142,8 @@ class Limits(Table):
 class Inbox(Table):
     """`[inboxes.NAME]`: which agent answers there, and within which bounds."""
 
-    agent: Annotated[Text, Field(min_length=1)]
-    kind: Literal["service", "personal"] | None = None  # None: the agent's own
+    agent: Word
+    kind: Literal["service", "personal", "group"] | None = None  # None: the agent's own
     interval: Duration | None = None  # None: the agent's own, else that of [reply]
     answer_to: Literal["reverse-path", "from"] = "reverse-path"
     display_name: Text = ""
@@ -159,7 +184,7 @@ class Delivery(Table):
     """`[delivery]`: where mail that leaves goes, and how long that is tried."""
 
     transport: Literal["mx", "smarthost", "print"] = "mx"
-    smarthost: Smarthost = None
+    smarthost: Smarthost = ""
     port: Port = 25
     nameservers: tuple[Nameserver, ...] = ()
     allow_private_addresses: Bool = False
@@ -189,11 +214,11 @@ class Config(Table):
     """The whole configuration. `responder.config.load` makes it from files and environment."""
 
     hostname: Hostname = "localhost"
-    domains: Annotated[tuple[Domain, ...], Field(min_length=1), AfterValidator(_distinct)] = ("localhost",)
+    domains: Annotated[tuple[Domain, ...], AfterValidator(_some), AfterValidator(_distinct)] = ("localhost",)
     store: StoreAddress = Field(default="sqlite:state/responder.db", repr=False)  # a PostgreSQL one may hold a password
     plugins: tuple[FilePath, ...] = (Path("plugins"),)
     processes: Annotated[int, Strict(), Field(ge=1, le=256)] = 1
-    listen: Annotated[tuple[Listen, ...], Field(min_length=1)] = (Listen(),)
+    listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Listen(),)
     tls: TLS | None = None
     limits: Limits = Limits()
     inboxes: Annotated[Mapping[InboxName, Inbox], BeforeValidator(_one_spelling)] = Field(default={})
@@ -218,16 +243,16 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.delivery.transport == "smarthost" and self.delivery.smarthost is None:
+        if self.delivery.transport == "smarthost" and not self.delivery.smarthost:
             raise _at(("delivery", "smarthost"), 'wants "host:port", because transport = "smarthost"')
         for name in self.inboxes:
             domain = name.rpartition("@")[2]
             if "@" in name and domain not in self.domains:
                 raise _at(("inboxes", name), f'"{domain}" is not among domains')
         addresses = [listen.address for listen in self.listen]
-        for number, address in enumerate(addresses):
-            if address in addresses[:number] and getattr(address, "port", None) != 0:
-                raise _at(("listen", number, "address"), f'"{address}" is listened on twice')
+        for number, listen in enumerate(self.listen):
+            if listen.address in addresses[:number] and (listen.port or listen.path):
+                raise _at(("listen", number, "address"), f'"{listen.address}" is listened on twice')
         return self
 
 

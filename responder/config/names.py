@@ -58,6 +58,13 @@ def text(value: object) -> str:
     return value
 
 
+def parse_word(value: object) -> str:
+    """A string that says something."""
+    if not (name := text(value)):
+        raise ValueError("wants a string that isn't empty")
+    return name
+
+
 def parse_path(value: object) -> Path:
     """A path as written: a relative one counts from the folder the program is started in."""
     if isinstance(value, Path):
@@ -112,8 +119,6 @@ def parse_network(value: object) -> Network:
 
 def parse_endpoint(value: object, *, lowest_port: int = 1) -> Endpoint:
     """`host:port` or `[v6]:port`."""
-    if isinstance(value, Endpoint):
-        return value
     host, colon, port = text(value).rpartition(":")
     if not colon or not host or (":" in host and not host.startswith("[")):
         raise ValueError(f'wants "host:port" or "[v6]:port", found {show(value)}')
@@ -124,8 +129,6 @@ def parse_endpoint(value: object, *, lowest_port: int = 1) -> Endpoint:
 
 def parse_nameserver(value: object) -> Endpoint:
     """`ip:port`, or an address alone for port 53."""
-    if isinstance(value, Endpoint):
-        return value
     try:
         return Endpoint(parse_ip(value), 53)
     except ValueError:
@@ -138,8 +141,6 @@ def parse_nameserver(value: object) -> Endpoint:
 
 def parse_listen(value: object) -> Endpoint | UnixEndpoint:
     """`host:port`, `[v6]:port` or `unix:PATH`; port 0 lets the system choose."""
-    if isinstance(value, Endpoint | UnixEndpoint):
-        return value
     name = text(value)
     if not name.startswith("unix:"):
         try:

@@ -37,8 +37,6 @@ def _fatal(config: Config) -> Iterator[tuple[str, str]]:
             yield f"listen[{number}].proxy_protocol", "is not supported yet: let clients connect directly"
     if config.tls:
         yield "tls", "STARTTLS is not supported yet: remove [tls]"
-    if config.limits.same_subject:
-        yield "limits.same_subject", 'is not supported yet: set it to "off"'
     if config.authentication.mode == "enforce":
         yield (
             "authentication.mode",

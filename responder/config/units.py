@@ -81,11 +81,11 @@ def parse_rate(value: object) -> Rate | None:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest way to write it in one unit: 90.0 -> `90s`, 3600.0 -> `1h`, 0.5 -> `500ms`."""
+    """The shortest way to write it in one unit: 90.0 -> `90s`, 3600.0 -> `1h`, 0.5 -> `0.5s`; to the microsecond."""
     for unit in ("d", "h", "m", "s"):
         if seconds and seconds % _UNITS[unit] == 0:
             return f"{int(seconds // _UNITS[unit])}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds else "0s"
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def show(value: object) -> str:

@@ -27,7 +27,7 @@ MAX_LINE = 2048
 READ_AHEAD = 262144  # octets of pipelined input kept while the session waits for a commit, before reading is paused
 
 
-class Connection(SMTP):  # type: ignore[misc]  # aiosmtpd carries no types
+class Connection(SMTP):
     """One client's connection. `Session` gives it its verbs."""
 
     envelope: Envelope

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from responder.clock import Clock
 from responder.config import Limits, Listen
+from responder.inbound.connection import Connection
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.replies import SHUTTING_DOWN, Reply
 from responder.inbound.session import Handler, Session
-
-log = logging.getLogger("responder.inbound")
+from responder.observe import event
 
 BACKLOG = 1024
 SWEEP = 5.0  # seconds between two looks for sessions whose time is over: one timer for all of them
@@ -27,13 +26,13 @@ class ListenError(Exception):
 class Service:
     """What every session of this process shares."""
 
-    def __init__(self, hostname: str, limits: Limits, handler: Handler, clock: Clock) -> None:
+    def __init__(self, hostname: str, limits: Limits, gatekeeper: Gatekeeper, handler: Handler, clock: Clock) -> None:
         self.hostname = hostname
         self.limits = limits
         self.handler = handler
         self.clock = clock
-        self.gatekeeper = Gatekeeper(limits, clock)
-        self.sessions: set[Session] = set()
+        self.gatekeeper = gatekeeper
+        self.sessions: set[Connection] = set()
         self.busy: set[asyncio.Task[Reply]] = set()
         self.draining = False
         self.ehlo = self._ehlo()
@@ -60,15 +59,15 @@ class Service:
         self.gatekeeper.follow(limits, self.clock)
         self.ehlo = self._ehlo()
 
-    def connected(self, session: Session) -> Reply | None:
+    def connected(self, session: Connection) -> Reply | None:
         """Register a session; the reply where it is refused."""
         self.sessions.add(session)
         refusal = self.gatekeeper.connect(session.peer)
         if refusal is not None:
-            log.info("refused peer=%s code=%d reason=%r", session.peer, refusal.code, refusal.text)
+            event("refused", peer=session.peer, code=refusal.code, reason=refusal.text)
         return SHUTTING_DOWN if self.draining else refusal
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Connection) -> None:
         self.sessions.discard(session)
         self.gatekeeper.disconnect(session.peer)
 

@@ -17,8 +17,7 @@ from responder.inbound.data import DataReceiver, has_bare_line_end
 from responder.inbound.replies import Reply
 from responder.mail.address import Address
 from responder.mail.envelope import EnvelopeError, Path, PathError, parse_path
-
-log = logging.getLogger("responder.inbound")
+from responder.observe import event
 
 MAX_HELLO = 255  # characters behind EHLO: the length of a domain (RFC 5321 4.5.3.1.2)
 
@@ -177,7 +176,7 @@ class Session(Connection):
         self._closing = True
         return replies.BYE
 
-    def smtp_EXPN(self, argument: str) -> Reply:
+    def smtp_EXPN(self, argument: str) -> Reply:  # type: ignore[override]  # aiosmtpd annotates this one alone
         return replies.NOT_IMPLEMENTED
 
     # -- the message ---------------------------------------------------------------------------------------------------
@@ -218,7 +217,7 @@ class Session(Connection):
         if task.cancelled():
             reply = replies.STORE_UNAVAILABLE
         elif (error := task.exception()) is not None:  # our own mistake: nothing of it reaches the client
-            log.error("message not taken peer=%s", self.peer, exc_info=error)
+            event("not accepted", level=logging.ERROR, peer=self.peer, error=error)
             reply = replies.STORE_UNAVAILABLE
         else:
             reply = task.result()

@@ -13,6 +13,8 @@ MAX_LOCAL = 64  # RFC 5321 4.5.3.1.1, in octets
 MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2, in octets
 MAX_PATH = 254  # RFC 5321 4.5.3.1.3: 256 with the angle brackets
 
+MAX_ADDRESS_FIELD = 32768  # characters of an address header that are looked at: some 1,000 mailboxes
+
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _QUOTED = re.compile(r'"(?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*"')
@@ -105,7 +107,11 @@ def split_tag(local: str) -> tuple[str, str]:
 def from_header(value: str) -> list[tuple[str, Address]]:
     """The (display name, mailbox) pairs of an address header (From, To, Cc ...). Never fails: what is no address is left out."""
     found = []
-    for name, text in getaddresses([value[:65536]]):
+    try:
+        pairs = getaddresses([value[:MAX_ADDRESS_FIELD]])
+    except (RecursionError, ValueError):  # thousands of nested comments
+        return []
+    for name, text in pairs:
         try:
             found.append((name, parse(text)))
         except AddressError:

@@ -15,9 +15,13 @@ from email.header import decode_header
 MAX_SECTION = 1 << 20
 """Octets of a header section that are looked at: real ones stay under 64 KB, and a hostile one must not cost more."""
 
+MAX_VALUE = 16384
+"""Characters of one value that are decoded for people: decoding takes more than linear time."""
+
 _END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*((?:[^\r\n]*)(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
@@ -76,10 +80,12 @@ def split_section(content: bytes) -> bytes:
 
 
 def decode_text(value: str) -> str:
-    """RFC 2047 words decoded; every run of controls (CR, LF and NUL too) becomes one space. Never fails.
+    """RFC 2047 words decoded; every run of controls (CR, LF and NUL too) becomes one space. Never fails; a value is cut at
+    `MAX_VALUE` characters.
 
     Python below 3.13 lets an encoded line break through (CVE-2024-6923), so what was decoded is cleaned, never trusted.
     """
+    value = value[:MAX_VALUE]
     if "=?" in value:
         with contextlib.suppress(HeaderParseError, ValueError):
             value = "".join([_decode_word(word, charset) for word, charset in decode_header(value)])
@@ -90,8 +96,7 @@ def clean(value: str) -> str:
     """A text without controls and line breaks, fit for one header line; lone surrogates become U+FFFD."""
     if value.isprintable():
         return value.strip()
-    value = _CONTROLS.sub(" ", value)
-    return value.encode("utf-8", "replace").decode("utf-8").strip()
+    return _SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", value)).strip()
 
 
 def _decode_word(word: bytes | str, charset: str | None) -> str:

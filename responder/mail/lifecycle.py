@@ -68,6 +68,7 @@ INBOUND: Final[Machine] = {
     (State.ANSWERING, Event.EXPIRE_LEASE): State.RECEIVED,
     (State.RECEIVED, Event.RETRY): State.RECEIVED,
     (State.FAILED, Event.RETRY): State.RECEIVED,
+    (State.SILENT, Event.RETRY): State.RECEIVED,
     (State.FAILED, Event.DROP): State.DROPPED,
 }
 

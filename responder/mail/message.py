@@ -20,18 +20,20 @@ from typing import Final
 from responder.mail.headers import Headers, decode_text
 from responder.mail.html import to_text
 
-MAX_PARTS: Final = 1000
+MAX_PARTS: Final = 500
 """Parts that are told apart; what follows the last of them belongs to it. Real mail has a few dozen at most."""
 
-MAX_DEPTH: Final = 20
+MAX_DEPTH: Final = 10
 """Levels of multipart that are opened; a deeper one is an attachment as it is."""
 
 MAX_NAME: Final = 200
 """Octets of an attachment's name in UTF-8; file systems take 255."""
 
 MAX_VALUE = 4096  # characters of a header value that are read
+MAX_STRUCTURED = 1500  # characters of a value with parameters, and the parameters in it: the standard library takes
+MAX_PARAMETERS = 60  # quadratic time for both
 MAX_BOUNDARY = 200  # RFC 2046 5.1.1 allows 70
-MAX_ENCODED_NAME = 1000  # characters of a name before RFC 2047 words are decoded, which takes quadratic time
+MAX_ENCODED_NAME = 500  # characters of a name before RFC 2047 words are decoded, which takes quadratic time too
 MAX_PART_HEADER = 65536  # octets of a part's header section that are read
 
 UNNAMED: Final = "unnamed"
@@ -40,7 +42,7 @@ UNNAMED: Final = "unnamed"
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 
 _CHARSET = re.compile(r"[a-z0-9_.:]{1,40}")
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_SECTION = re.compile(rb"(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\n]*+(?:\n|\Z))*+")
 _TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,127}/[!#$%&'*+.^_`|~0-9a-z-]{1,127}")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,990}>")
 _BARE_ID = re.compile(r"[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}")
@@ -155,6 +157,8 @@ class Message:
         while stack:
             begin, end, depth, default = stack.pop()
             headers, body = _split(raw, begin, end)
+            if not depth:
+                headers = self.headers
             content_type, parameters = _parameters(headers, "Content-Type")
             if not _TYPE.fullmatch(content_type):
                 content_type = "text/plain" if content_type else default  # RFC 2045 5.2
@@ -228,15 +232,14 @@ def clean_name(name: str) -> str:
 
 
 def _split(raw: bytes, begin: int, end: int) -> tuple[Headers, int]:
-    """The header fields of the part in `raw[begin:end]`, and where its body begins."""
-    if raw.startswith((b"\n", b"\r\n"), begin, end):
-        return Headers([]), begin + (1 if raw[begin] == 10 else 2)
-    blank = _BLANK_LINE.search(raw, begin, end)
-    section = raw[begin : min(blank.start() if blank else end, begin + MAX_PART_HEADER)]
-    headers = Headers.parse(section)
-    if not headers:
-        return headers, begin  # no header section at all: the boundary's line was the last before the text
-    return headers, blank.end() if blank else end
+    """The header fields of the part in `raw[begin:end]`, and where its body begins: behind the empty line, or at the first
+    line that is no field where that is missing."""
+    section = _SECTION.match(raw, begin, end)
+    at = section.end() if section else begin
+    headers = Headers.parse(raw[begin : min(at, begin + MAX_PART_HEADER)])
+    if raw.startswith(b"\r\n", at, end):
+        return headers, at + 2
+    return headers, at + 1 if raw.startswith(b"\n", at, end) else at
 
 
 def _cut(raw: bytes, begin: int, end: int, boundary: bytes, most: int) -> list[tuple[int, int]]:
@@ -247,16 +250,23 @@ def _cut(raw: bytes, begin: int, end: int, boundary: bytes, most: int) -> list[t
     """
     spans: list[tuple[int, int]] = []
     opened = -1
-    line = re.compile(rb"\r?\n--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r?\n|\Z)")
-    at = begin - 1
-    while match := line.search(raw, max(at, 0), end):
+    line = re.compile(rb"\n--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r?\n|\Z)")
+    at = max(begin - 1, 0)
+    for _ in range(2 * MAX_PARTS):
+        match = line.search(raw, at, end)
+        if not match:
+            break
         if opened >= 0:
-            spans.append((opened, max(opened, match.start())))
+            close = match.start() - (
+                raw[match.start() - 1] == 13
+            )  # the line break before a boundary belongs to it, CR too
+            if close > opened:  # boundary lines that follow each other have no part between them
+                spans.append((opened, close))
             if match[1]:
                 return spans
-            if len(spans) >= most:
-                break
         opened = match.end()
+        if len(spans) >= most:
+            break
         at = opened - 1  # one line break may end this boundary line and begin the next one
     if opened >= 0:
         spans.append((opened, end))
@@ -265,14 +275,16 @@ def _cut(raw: bytes, begin: int, end: int, boundary: bytes, most: int) -> list[t
 
 def _parameters(headers: Headers, name: str) -> tuple[str, dict[str, str]]:
     """A structured field's value and its parameters (RFC 2045 5.1, RFC 2231), both lower case where case does not count."""
-    value = headers.get(name)[:MAX_VALUE]
-    fields = Fields()
-    fields[name] = value
-    try:
-        pairs = fields.get_params([], name)[1:]
-        found = {key.lower(): collapse_rfc2231_value(text) for key, text in reversed(pairs)}
-    except Exception:  # the parser raises on some broken continuations and charsets
-        found = {}
+    value = headers.get(name)[:MAX_STRUCTURED]
+    found: dict[str, str] = {}
+    if 0 < value.count(";") <= MAX_PARAMETERS:
+        fields = Fields()
+        fields[name] = value
+        try:
+            pairs = fields.get_params([], name)[1:]
+            found = {key.lower(): collapse_rfc2231_value(text) for key, text in reversed(pairs)}
+        except Exception:  # the parser raises on some broken continuations and charsets
+            found = {}
     return value.partition(";")[0].partition("(")[0].strip().lower(), found
 
 

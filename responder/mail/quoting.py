@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+MAX_TEXT: Final = 250_000
+"""Characters of a reply that are looked at. Nobody types a quarter of a megabyte; what lies beyond is left out."""
+
 MAX_LINE: Final = 1000  # characters of a mark; a longer line is text
 FOLDS: Final = 3  # lines that an introduction may be folded over
 BLOCK: Final = 8  # lines behind "From:" in which the rest of a header block is looked for
@@ -62,7 +65,7 @@ def reply_text(text: str) -> str:
     What the sender wrote between quoted lines stays. Behind a separator, a header block, or an introduction that no `>`
     follows, all is old. A signature reaches to the next quote. Never fails; takes time linear in the text.
     """
-    lines = _lines(text)
+    lines = _lines(text[:MAX_TEXT])
     kept: list[str] = []
     signed = False
     for number, line in enumerate(lines):
@@ -106,22 +109,23 @@ def _introduction(lines: list[str], end: int) -> int:
     last = lines[end]
     if len(last) > MAX_LINE or not last.rstrip().endswith((":", "：")):
         return 0
-    joined = ""
+    wrote = False
     for begin in range(end, max(end - FOLDS, -1), -1):
         line = lines[begin]
         if len(line) > MAX_LINE or not line.strip() or _QUOTED.match(line):
             break
-        joined = f"{line.strip()} {joined}"
-        if _FIRST.match(line) and _DIGIT.search(joined) and _WROTE.search(joined):
+        wrote = wrote or _WROTE.search(line) is not None
+        if wrote and _FIRST.match(line) and any(map(_DIGIT.search, lines[begin : end + 1])):
             return end - begin + 1
-    wrote, dated = _WROTE.search(last), _DIGIT.search(last) and _MAILBOX.search(last)
+    wrote = _WROTE.search(last) is not None
+    dated = _DIGIT.search(last) is not None and _MAILBOX.search(last) is not None
     return 1 if (wrote and dated) or ((wrote or dated) and _QUOTED.match(_next(lines, end))) else 0
 
 
 def _begins_old_mail(lines: list[str], number: int) -> bool:
     """A separator line, or the "From:" that opens a block with a date and a subject (or a recipient and an address)."""
     line = lines[number]
-    if len(line) > MAX_LINE:
+    if not line or len(line) > MAX_LINE:
         return False
     if _SEPARATOR.fullmatch(line.strip()):
         return True

@@ -17,6 +17,7 @@ class Envelope:
     content: bytes  # lines end with CRLF; dots are not stuffed yet
     smtputf8: bool = False  # a header carries raw UTF-8 (RFC 6532); addresses that need it are noticed anyway
     body8bit: bool = False  # the content has octets above 127 (RFC 6152)
+    id: str = ""  # the queue's name for it, for logs and for what is kept of it; no host sees it
     probe: bool = False  # ask whether the recipients would be accepted, and send nothing
 
 

@@ -8,6 +8,7 @@ import ssl
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Timeouts:
     dot: float = 600.0  # an early hang-up here makes duplicates (RFC 1047)
     tls: float = 60.0  # a handshake that takes longer has failed
     farewell: float = 5.0  # QUIT and RSET: nothing depends on them
+
+
+TIMEOUTS: Final = Timeouts()
 
 
 async def dial(address: str, port: int, source_address: str, limit: float) -> socket.socket:

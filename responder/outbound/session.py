@@ -17,7 +17,7 @@ from aiosmtplib.protocol import SMTPProtocol
 
 from responder.mail.status import Failure, FailureError, Outcome, RemoteReply, Scope, Trouble, Verb, judge, soften
 from responder.outbound.base import Envelope, RecipientResult
-from responder.outbound.dial import Timeouts, dial, tls_context
+from responder.outbound.dial import TIMEOUTS, Timeouts, dial, tls_context
 from responder.outbound.wire import blocks, canonical, mailbox, parameters
 
 
@@ -44,7 +44,7 @@ class ClientSession:
         *,
         local_hostname: str,
         source_address: str = "",
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = TIMEOUTS,
     ) -> ClientSession:
         """A session with exactly this IP address; `host` is the name it was found by. Raises `FailureError`."""
 

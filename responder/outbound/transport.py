@@ -21,7 +21,7 @@ from responder.dns import Resolver
 from responder.mail.address import AddressError, parse
 from responder.mail.status import Failure, FailureError, Outcome, Scope, Trouble, soften, verdict
 from responder.outbound.base import Envelope, RecipientResult
-from responder.outbound.dial import Timeouts
+from responder.outbound.dial import TIMEOUTS, Timeouts
 from responder.outbound.mx import Host, find_hosts, host_addresses
 from responder.outbound.pool import Pool
 from responder.outbound.reach import refusal
@@ -38,7 +38,7 @@ class Settings:
     hostname: str
     own: AbstractSet[tuple[str, int]] = frozenset()  # what this server listens on
     source_address: str = ""
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = TIMEOUTS
 
 
 class _HostTransport:
@@ -60,44 +60,56 @@ class _HostTransport:
         return await host_addresses(host.name, self._resolver)
 
     async def _deliver(self, envelope: Envelope, hosts: Sequence[Host]) -> list[RecipientResult]:
-        """One result per recipient of one destination, in their order. Recipients are told apart by position."""
+        """One result per recipient of one destination, in their order."""
         attempt = _Attempt(envelope)
-        connections = 0
         for host in hosts:
             session = self.pool.take((host.name, self._port))
             if session is not None:
                 await self._transact(attempt, session, kept=True)
-            try:
-                addresses = await self._addresses(host) if attempt.pending else []
-            except FailureError as error:
-                attempt.note(error.failure, host.name)
-                continue
-            for address in addresses:
-                if not attempt.pending or connections >= MAX_CONNECTIONS:
-                    break
-                refused = self._refusal(address)
-                if refused is not None:
-                    attempt.note(refused, host.name, address)
-                    if refused.scope is Scope.DOMAIN:
-                        return attempt.results()  # RFC 5321 5.1: we are that host, and those behind would send it back
-                    continue
-                connections += 1
-                try:
-                    session = await ClientSession.connect(
-                        host.name,
-                        address,
-                        self._port,
-                        local_hostname=self._settings.hostname,
-                        source_address=self._settings.source_address,
-                        timeouts=self._settings.timeouts,
-                    )
-                except FailureError as error:
-                    attempt.note(error.failure, host.name, address)
-                else:
-                    await self._transact(attempt, session)
-            if not attempt.pending:
+                if session.reusable:
+                    attempt.connected.add(session.address)
+            if attempt.pending and len(attempt.connected) < MAX_CONNECTIONS:
+                await self._try_host(attempt, host)
+            if attempt.over or not attempt.pending:
                 break
         return attempt.results()
+
+    async def _try_host(self, attempt: _Attempt, host: Host) -> None:
+        """One address of the host after the other, until nobody is pending."""
+        try:
+            addresses = await self._addresses(host)
+        except FailureError as error:
+            attempt.note(error.failure, host.name)
+            return
+        for address in addresses:
+            if not attempt.pending or len(attempt.connected) >= MAX_CONNECTIONS:
+                return
+            if address in attempt.connected:
+                continue
+            refused = self._refusal(address)
+            if refused is not None:
+                # Permanent only where no better host gave hope: hence the scope.
+                attempt.note(replace(refused, scope=Scope.HOST), host.name, address)
+                if refused.scope is Scope.DOMAIN:
+                    attempt.over = (
+                        True  # RFC 5321 5.1: this is ourselves, and the hosts behind would send the mail back
+                    )
+                    return
+                continue
+            attempt.connected.add(address)
+            try:
+                session = await ClientSession.connect(
+                    host.name,
+                    address,
+                    self._port,
+                    local_hostname=self._settings.hostname,
+                    source_address=self._settings.source_address,
+                    timeouts=self._settings.timeouts,
+                )
+            except FailureError as error:
+                attempt.note(error.failure, host.name, address)
+            else:
+                await self._transact(attempt, session)
 
     async def _transact(self, attempt: _Attempt, session: ClientSession, *, kept: bool = False) -> None:
         results = await session.send(replace(attempt.envelope, recipients=attempt.recipients()))
@@ -117,6 +129,8 @@ class _Attempt:
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
         self.pending = list(range(len(envelope.recipients)))  # positions without a final word
+        self.connected: set[str] = set()  # addresses that were asked: two names of one host are one host
+        self.over = False  # no other host may be tried
         self._final: dict[int, RecipientResult] = {}
         self._failed: dict[int, list[RecipientResult]] = {n: [] for n in self.pending}
 
@@ -224,10 +238,10 @@ class SmarthostTransport(_HostTransport):
             pass
         try:
             return await super()._addresses(host)
-        except FailureError:
+        except FailureError as error:
             # Names of a closed network often stand in the hosts file only.
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(host.name, self._port, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError):
-                raise
+                raise error from None
             return list(dict.fromkeys([str(sockaddr[0]) for *_, sockaddr in found]))

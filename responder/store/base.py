@@ -82,6 +82,7 @@ class NewOutbound:
     id: str
     kind: str
     cause: str
+    inbox: str
     content_id: str
     reverse_path: str
     recipient: str
@@ -98,6 +99,7 @@ class OutboundItem:
     id: str
     kind: str
     cause: str
+    inbox: str
     content_id: str
     reverse_path: str
     recipient: str
@@ -176,8 +178,8 @@ class Store(Protocol):
     wake_inbound: asyncio.Event
     wake_outbound: asyncio.Event
 
-    async def open(self) -> None:
-        """Create or migrate the database. Raises `StoreUnusableError`, `StoreError`."""
+    async def open(self, *, create: bool = True) -> None:
+        """Open the database, create it (unless `create` is false) or migrate it. Raises `StoreUnusableError`, `StoreError`."""
         ...
 
     async def close(self) -> None:
@@ -226,6 +228,10 @@ class Store(Protocol):
 
     async def content(self, content_id: str) -> bytes:
         """The bytes of a mail or of a message that leaves. Raises `KeyError` where retention removed it."""
+        ...
+
+    async def content_of(self, item_id: str) -> str:
+        """The content id of an item. Raises `KeyError`."""
         ...
 
     async def act(self, item_id: str, event: Event, reason: str) -> State:

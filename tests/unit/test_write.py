@@ -135,11 +135,12 @@ def test_any_display_name_leaves_one_mailbox(display: str) -> None:
     message = message_from_bytes(field.encode() + b"\r\n", policy=default)
     (mailbox,) = message["From"].addresses
     assert mailbox.addr_spec == "a@x.org"
-    if not display.isascii():  # the modern policy of Python 3.11 shows the space between two encoded words of a name
+    shown = line_text(display, MAX_NAME)
+    if not shown.isascii():  # the modern policy of Python 3.11 shows the space between two encoded words of a name
         value = field.removeprefix("From: ").replace("\r\n", "").removesuffix(" <a@x.org>")
-        assert str(make_header(decode_header(value))).replace('"', "") == line_text(display, MAX_NAME).replace('"', "")
-    elif "=?" not in display:
-        assert mailbox.display_name == line_text(display, MAX_NAME)
+        assert str(make_header(decode_header(value))) == shown
+    elif "=?" not in shown:
+        assert mailbox.display_name == shown
 
 
 def test_utf8_address_is_written_raw_and_is_told() -> None:

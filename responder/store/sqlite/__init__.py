@@ -45,17 +45,21 @@ class SQLiteStore:
         self._reader: sqlite3.Connection | None = None
         self._reading: ThreadPoolExecutor | None = None
 
-    async def open(self) -> None:
-        connection = await asyncio.to_thread(self._prepare)
+    async def open(self, *, create: bool = True) -> None:
+        connection = await asyncio.to_thread(self._prepare, create)
         self._reading = ThreadPoolExecutor(1, "responder-store-read")
         self._writer.start(connection)
 
-    def _prepare(self) -> sqlite3.Connection:
+    def _prepare(self, create: bool) -> sqlite3.Connection:
+        if not create and not self._path.exists():
+            raise StoreUnusableError(f"{self._path}: there is no such database yet; `responder serve` creates it")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = connect(self._path, create=True)
+            new = not self._path.exists()
+            connection = connect(self._path, create=create)
             try:
-                self._path.chmod(0o600)  # mail is nobody else's to read
+                if new:
+                    self._path.chmod(0o600)  # mail is nobody else's to read
                 migrate(connection, SCHEMA)
             except BaseException:
                 connection.close()
@@ -125,6 +129,18 @@ class SQLiteStore:
             if row is None:
                 raise KeyError(content_id)
             return bytes(row[0])
+
+        return await self._read(find)
+
+    async def content_of(self, item_id: str) -> str:
+        def find(connection: sqlite3.Connection) -> str:
+            row = connection.execute(
+                "SELECT mail FROM inbound WHERE id = :id UNION ALL SELECT content FROM outbound WHERE id = :id",
+                {"id": item_id},
+            ).fetchone()
+            if row is None:
+                raise KeyError(item_id)
+            return str(row[0])
 
         return await self._read(find)
 

@@ -94,8 +94,8 @@ def claim_outbound(
     chosen = _choose(connection, limit, sending, per_domain, now)
     _charge(connection, "outbound", State.SENDING, chosen, token, now)
     rows = connection.execute(
-        "SELECT o.id, o.kind, o.cause, o.content, o.reverse_path, o.recipient, o.domain, o.return_to, o.created_at,"
-        " o.expires_at, o.attempts, (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
+        "SELECT o.id, o.kind, o.cause, o.inbox, o.content, o.reverse_path, o.recipient, o.domain, o.return_to,"
+        " o.created_at, o.expires_at, o.attempts, (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
         " FROM json_each(?) AS chosen JOIN outbound o ON o.id = chosen.value ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
     ).fetchall()
@@ -104,15 +104,16 @@ def claim_outbound(
             id=row[0],
             kind=row[1],
             cause=row[2],
-            content_id=row[3],
-            reverse_path=row[4],
-            recipient=row[5],
-            domain=row[6],
-            return_to=row[7],
-            created_at=row[8],
-            expires_at=row[9],
-            claim=Claim(token, row[10]),
-            content=row[11],
+            inbox=row[3],
+            content_id=row[4],
+            reverse_path=row[5],
+            recipient=row[6],
+            domain=row[7],
+            return_to=row[8],
+            created_at=row[9],
+            expires_at=row[10],
+            claim=Claim(token, row[11]),
+            content=row[12],
         )
         for row in rows
     ]
@@ -180,12 +181,13 @@ def _store_outbound(connection: sqlite3.Connection, settlement: Settlement, now:
 
 def _insert_outbound(connection: sqlite3.Connection, message: NewOutbound, now: float) -> None:
     connection.execute(
-        "INSERT INTO outbound (id, kind, cause, content, reverse_path, recipient, domain, return_to, state, attempts,"
-        " created_at, due_at, expires_at, claim, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, '', ?)",
+        "INSERT INTO outbound (id, kind, cause, inbox, content, reverse_path, recipient, domain, return_to, state, attempts,"
+        " created_at, due_at, expires_at, claim, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, '', ?)",
         (
             message.id,
             message.kind,
             message.cause,
+            message.inbox,
             message.content_id,
             message.reverse_path,
             message.recipient,

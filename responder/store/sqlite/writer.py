@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from responder.observe import event
 from responder.store.base import StoreError, StoreFullError, StoreUnavailableError, StoreUnusableError
 
 T = TypeVar("T")
@@ -27,8 +28,6 @@ Operation = Callable[[sqlite3.Connection], Any]
 APPLICATION_ID = 0x52535044  # "RSPD" in the file's header: a database of somebody else's is refused, not migrated
 BATCH = 500  # operations in one transaction: bounds how long the first one waits for its neighbours
 BUSY = 10.0  # seconds that another process may hold the write lock before we say 451
-
-log = logging.getLogger("responder.store")
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -176,7 +175,7 @@ class Writer:
         except sqlite3.Error as error:
             self._discard()
             failure = translate(error)
-            log.error("store failed error=%s operations=%d", error, len(operations))
+            event("store failed", level=logging.ERROR, cause=str(error), operations=len(operations))
             return [failure] * len(operations)
         except Exception as error:  # an operation's own: a programming error or a plain answer such as KeyError
             return [error] * len(operations)
@@ -222,14 +221,14 @@ class Writer:
             try:
                 connection.close()
             except sqlite3.Error as error:
-                log.error("store close failed error=%s", error)
+                event("store not closed", level=logging.ERROR, cause=str(error))
 
     def _finish(self, futures: list[asyncio.Future[Any]], outcomes: list[Any]) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(_complete, futures, outcomes)
         except RuntimeError:
-            log.warning("store committed for a loop that has ended operations=%d", len(futures))
+            event("committed for nobody", level=logging.WARNING, operations=len(futures), reason="the loop has ended")
 
 
 def _complete(futures: list[asyncio.Future[Any]], outcomes: list[Any]) -> None:

@@ -42,6 +42,7 @@ CREATE TABLE outbound (
     id           TEXT PRIMARY KEY,
     kind         TEXT NOT NULL,         -- answer, forward, dsn
     cause        TEXT NOT NULL,         -- the inbound item it answers, or the outbound item a DSN speaks of
+    inbox        TEXT NOT NULL,         -- whose answer or forward it is, or whose failure a DSN tells of
     content      TEXT NOT NULL,
     reverse_path TEXT NOT NULL,
     recipient    TEXT NOT NULL,

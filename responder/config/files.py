@@ -52,6 +52,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         raise ConfigError.of(explain(error, lambda key: _blame(key, tables, places))) from None
 
 
+def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that `load` reads for the same arguments. Raises `ConfigError`."""
+    return _read_first(path, environ)[0]
+
+
 def local_file(path: Path) -> Path | None:
     """The file that overrides `path`: `responder.toml` -> `responder.local.toml`; None for one that is such a file itself."""
     return None if path.name.endswith(".local.toml") else path.with_suffix(".local.toml")
@@ -99,7 +104,7 @@ def _blame(key: KeyPath, tables: Mapping[str, dict[str, Any]], places: Mapping[s
     """
     depths = [(name, _depth(key, table)) for name, table in tables.items()]
     for name, place in places.items():
-        shared = sum(1 for _ in _shared(key, place))
+        shared = _shared(key, place)
         depths.append((environment.source(name), len(key) if shared == len(place) else shared))
     deepest = max(depth for _, depth in depths)
     names = [name for name, depth in depths if depth == deepest]
@@ -117,10 +122,6 @@ def _depth(key: KeyPath, node: Any) -> int:
     return len(key)
 
 
-def _shared(key: KeyPath, place: KeyPath) -> list[object]:
-    shared: list[object] = []
-    for left, right in zip(key, place, strict=False):
-        if left != right:
-            break
-        shared.append(left)
-    return shared
+def _shared(key: KeyPath, place: KeyPath) -> int:
+    pairs = enumerate(zip(key, place, strict=False))
+    return next((depth for depth, (left, right) in pairs if left != right), min(len(key), len(place)))

@@ -1,0 +1,119 @@
+"""The second stage: claim -> gate -> route -> agent -> compose -> one commit.
+
+One run per (mail, recipient) comes to an end exactly once: the answer and its outbound rows are stored in the transaction that
+ends the run, so whatever dies before it leaves nothing, and what dies behind it finds the answer stored.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from responder.agents.base import Mail, TryLater
+from responder.agents.host import AgentError, Host
+from responder.answering.outgoing import Outgoing, silence
+from responder.answering.setup import Setup
+from responder.answering.windows import FullWindows, windows_of
+from responder.clock import Clock
+from responder.mail import address as addresses
+from responder.mail.address import Address, AddressError
+from responder.mail.automatic import Stops, judge
+from responder.mail.backoff import next_attempt
+from responder.mail.headers import Headers
+from responder.mail.lifecycle import Event, State
+from responder.observe import event
+from responder.store.base import InboundItem, Settlement, Store
+
+
+class Answering:
+    """The stage. `setup` follows a reload."""
+
+    name = "answering"
+
+    def __init__(self, setup: Setup, store: Store, host: Host, clock: Clock) -> None:
+        self.setup = setup
+        self._store = store
+        self._host = host
+        self._clock = clock
+        self._full = FullWindows(store, clock)
+
+    async def claim(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
+        return await self._store.claim_inbound(token, limit)
+
+    async def handle(self, item: InboundItem) -> Settlement:
+        """What one inbound item comes to. Contains whatever the agent does."""
+        setup = self.setup
+        recipient = parse_recipient(item.recipient)
+        route = setup.router.find(recipient)
+        inbox = setup.inboxes.get(route.inbox) if route else None
+        content = await self._store.content(item.mail_id) if item.content is None else item.content
+        headers = Headers.parse(content)
+        suppressed = judge(
+            reverse_path=item.reverse_path,
+            recipient=recipient,
+            headers=headers,
+            personal=inbox is not None and inbox.kind != "service",
+            policy=setup.policy,
+        )
+        if inbox is None:
+            if suppressed is not None:
+                return silence(suppressed)
+            if route is None:
+                return Settlement(Event.FAIL, "no-inbox: the configuration no longer has it")
+            return Settlement(Event.SILENCE, f"{route.inbox}-kept: there is no inbox of that name, the mail is kept")
+        if suppressed is not None and (suppressed.stops is Stops.ALL or not inbox.type.reads_automatic_mail):
+            return silence(suppressed)
+        windows = windows_of(setup.config.reply, inbox, item, recipient, headers)
+        if not inbox.type.reads_automatic_mail:
+            full = await self._full.look(inbox, windows)
+            if full is not None:
+                return Settlement(Event.SILENCE, full.reason)
+        mail = Mail(
+            content, id=item.id, inbox=inbox.name, recipient=recipient, sender=item.reverse_path, peer=item.peer
+        )
+        outgoing = Outgoing(setup, inbox, item, recipient, headers, self._clock)
+        try:
+            answer = await self._host.run(inbox, mail)
+            return outgoing.settle(answer, content, suppressed, windows)
+        except TryLater as wish:
+            return self._again(item, str(wish), pause=wish.seconds)
+        except AgentError as error:
+            return self._again(item, error.reason, error.detail)
+
+    def broken(self, item: InboundItem, error: Exception) -> Settlement:
+        """Our own mistake: tried again like an agent's."""
+        return self._again(item, f"internal error: {type(error).__name__}")
+
+    async def settle(self, item: InboundItem, settlement: Settlement) -> None:
+        ended = await self._store.settle_inbound(item, settlement)
+        if ended is None:
+            event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
+            return
+        state, reason = ended
+        if state is State.SILENT and settlement.event is Event.ANSWER:
+            self._full.note(settlement.windows, reason, item)
+        event(
+            "postponed" if state is State.RECEIVED else state.lower(),
+            level=logging.WARNING if state is State.FAILED else logging.INFO,
+            id=item.id,
+            inbox=item.inbox,
+            attempt=item.claim.attempts,
+            reason=reason.partition("\n")[0],
+        )
+
+    def _again(self, item: InboundItem, reason: str, detail: str = "", pause: float | None = None) -> Settlement:
+        """Run it again later, unless it has had all its attempts."""
+        limits = self.setup.config.answering
+        tried = f"{reason}, attempt {item.claim.attempts} of {limits.attempts}"
+        if item.claim.attempts >= limits.attempts:
+            return Settlement(Event.FAIL, f"{tried}\n{detail}".strip())
+        if pause is None:
+            pause = next_attempt(item.claim.attempts, limits.retry, self._clock.jitter(0.0, 1.0))
+        return Settlement(Event.DEFER, tried, due_at=self._clock.now() + pause)
+
+
+def parse_recipient(text: str) -> Address:
+    """A recipient as intake stored it."""
+    try:
+        return addresses.parse(text)
+    except AddressError:  # `Postmaster`, where it came without a domain
+        return Address(text, "")

@@ -1,0 +1,88 @@
+"""What an answer has to fit into: one per mail, the inbox's interval, and the breakers (RFC 3834 2, RFC 5230 4.1).
+
+The store decides in the transaction that stores the answer; here the windows are named, and those that were full a moment ago
+remembered, so that an agent need not work for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from responder.agents.host import Inbox
+from responder.clock import Clock
+from responder.config import Rate, Reply
+from responder.mail import address as addresses
+from responder.mail.address import Address, AddressError
+from responder.mail.headers import Headers
+from responder.mail.thread import conversation_key
+from responder.observe import event
+from responder.store.base import InboundItem, Store, Window
+
+DAY = 86400.0
+REMEMBERED = 10_000  # full windows that are known without asking the store
+
+
+def windows_of(
+    reply: Reply, inbox: Inbox, item: InboundItem, recipient: Address, headers: Headers
+) -> tuple[Window, ...]:
+    """The windows of one answer."""
+    sender = sender_key(item.reverse_path)
+    mailbox = recipient.key
+    windows = []
+    if item.message_id:
+        key = f"message-id {mailbox} {sender} {item.message_id}"
+        windows.append(Window(key, 1, DAY, "duplicate-message-id: this mail was answered within a day"))
+    if inbox.interval > 0:
+        reason = "interval: this sender was answered within the inbox's interval"
+        windows.append(Window(f"interval {mailbox} {sender}", 1, inbox.interval, reason))
+    # Without any id there is no conversation to count, so all such mails of one sender are one.
+    conversation = conversation_key(headers) or sender
+    rates: Sequence[tuple[str, str, Rate | None]] = (
+        ("sender", sender, reply.per_sender),
+        ("conversation", f"{mailbox} {conversation}", reply.per_conversation),
+        ("inbox", inbox.name, reply.per_inbox),
+    )
+    for name, key, rate in rates:
+        if rate is not None:
+            reason = f"breaker-per-{name}: {rate} answers reached"
+            windows.append(Window(f"{name} {key}", rate.count, rate.seconds, reason))
+    return tuple(windows)
+
+
+def sender_key(reverse_path: str) -> str:
+    """What two spellings of a sender share."""
+    try:
+        return addresses.parse(reverse_path).key
+    except AddressError:
+        return reverse_path.casefold()
+
+
+class FullWindows:
+    """The windows that the store found full, until their time is over."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._full: OrderedDict[str, float] = OrderedDict()
+
+    async def look(self, inbox: Inbox, windows: Sequence[Window]) -> Window | None:
+        """A window without room. The store is asked only where a no is likely: for inboxes with an interval, and where
+        one of the windows was full a moment ago. Raises `StoreError`."""
+        now = self._clock.monotonic()
+        if inbox.interval > 0 or any(self._full.get(window.key, 0.0) > now for window in windows):
+            return await self._store.exceeded(windows)
+        return None
+
+    def note(self, windows: Sequence[Window], reason: str, item: InboundItem) -> None:
+        """The store found the window of this reason full. A breaker raises one alert per window and time."""
+        now = self._clock.monotonic()
+        for window in windows:
+            if window.reason == reason and self._full.get(window.key, 0.0) <= now:
+                self._full[window.key] = now + window.seconds
+                self._full.move_to_end(window.key)
+                if reason.startswith("breaker-"):
+                    event("breaker open", level=logging.WARNING, id=item.id, inbox=item.inbox, reason=reason)
+        while len(self._full) > REMEMBERED:
+            self._full.popitem(last=False)

@@ -1,0 +1,190 @@
+"""The composition root: builds everything explicitly, runs it, follows SIGHUP, drains at SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from responder.agents.host import Host
+from responder.agents.load import PluginError, load
+from responder.answering.setup import Setup, set_up
+from responder.answering.stage import Answering
+from responder.clock import Clock
+from responder.config import Config, ConfigError, unsupported
+from responder.delivery import Delivery, places
+from responder.dns import Resolver
+from responder.inbound.limits import Gatekeeper
+from responder.inbound.listener import Listener, ListenError, Service
+from responder.intake import Intake
+from responder.observe import event
+from responder.outbound.base import Transport
+from responder.outbound.print import PrintTransport
+from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
+from responder.store.base import Store, StoreError, StoreUnusableError
+from responder.store.sqlite import SQLiteStore
+from responder.worker import Lease, Worker
+
+DRAIN = 20.0  # seconds that what is under way gets to end in, at a stop
+RETENTION = 60.0  # seconds between two looks for what may be removed
+
+
+class StartError(Exception):
+    """The server can't start as it is configured: one line, `FILE: KEY: REASON`."""
+
+
+def prepare(config: Config, file: Path) -> Setup:
+    """A configuration with its plugins loaded and its agents built. Raises `StartError`."""
+    for notice in unsupported(config):
+        if notice.fatal:
+            raise StartError(f"{file}: {notice}")
+    try:
+        return set_up(config, load(config.plugins))
+    except PluginError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
+def make_store(config: Config, clock: Clock) -> SQLiteStore:
+    """The store that a configuration names, not opened yet."""
+    assert config.sqlite_path is not None, "refused by `unsupported`"
+    return SQLiteStore(config.sqlite_path, clock)
+
+
+def make_transport(config: Config, own: set[tuple[str, int]], clock: Clock) -> Transport:
+    """The way out that a configuration names."""
+    delivery = config.delivery
+    if delivery.transport == "print":
+        return PrintTransport(config.state_folder / "printed")
+    settings = Settings(hostname=config.hostname, own=own, source_address=delivery.source_address)
+    resolver = Resolver(delivery.nameservers, clock=clock)
+    if delivery.transport == "smarthost":
+        return SmarthostTransport(settings, resolver, clock, smarthost=delivery.smarthost)
+    return MXTransport(settings, resolver, clock, port=delivery.port, allow_private=delivery.allow_private_addresses)
+
+
+class Server:
+    """One process of `responder serve`. `reload` reads the configuration again."""
+
+    def __init__(self, config: Config, file: Path, reload: Callable[[], Config], clock: Clock) -> None:
+        self._file = file
+        self._reload = reload
+        self._clock = clock
+        self._setup = prepare(config, file)
+        self._stop = asyncio.Event()
+        self.store: Store = make_store(config, clock)
+        self.host = Host(config.answering.concurrency)
+        self.gatekeeper = Gatekeeper(config.limits, clock)
+        self.intake = Intake(
+            config.hostname, config.limits.hops, self._setup.router, self.gatekeeper, self.store, clock
+        )
+        self.service = Service(config.hostname, config.limits, self.gatekeeper, self.intake, clock)
+        self.listener = Listener(self.service)
+        self._own: set[tuple[str, int]] = set()
+        self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
+        self.answering = Answering(self._setup, self.store, self.host, clock)
+        self.delivery = Delivery(config, make_transport(config, self._own, clock), self.store, self.lease, clock)
+
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. Raises `StartError`."""
+        config = self._setup.config
+        try:
+            await self.store.open()
+        except (StoreUnusableError, StoreError) as error:
+            raise StartError(f"{self._file}: store: {error}") from error
+        try:
+            try:
+                await self.lease.start()
+                await self.listener.open(config.listen)
+            except ListenError as error:
+                raise StartError(f"{self._file}: listen: {error}") from error
+            except StoreError as error:
+                raise StartError(f"{self._file}: store: {error}") from error
+            self._own.update(self.listener.addresses)
+            await self._serve(config, ready)
+        finally:
+            self.listener.stop()
+            with contextlib.suppress(StoreError):
+                await self.lease.end()
+            await self.delivery.transport.close()
+            self.host.close()
+            await self.store.close()
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        self._stop.set()
+
+    async def _serve(self, config: Config, ready: Callable[[], None] | None) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        answering = Worker(
+            self.answering, config.answering.concurrency, self.store.wake_inbound, self.lease, self._clock
+        )
+        delivery = Worker(self.delivery, places(config.delivery), self.store.wake_outbound, self.lease, self._clock)
+        try:
+            async with asyncio.TaskGroup() as group:
+                beat = group.create_task(self.lease.run(), name="lease")
+                retention = group.create_task(self._retention(), name="retention")
+                group.create_task(answering.run(), name="answering")
+                group.create_task(delivery.run(), name="delivery")
+                where = ", ".join(str(listen.address) for listen in config.listen)
+                event("ready", listen=where, hostname=config.hostname, inboxes=len(config.inboxes))
+                if ready is not None:
+                    ready()
+                await self._stop.wait()
+                event("stopping")
+                # No new mail first; then what is being answered, whose answers delivery may still take along.
+                await self.listener.drain(DRAIN)
+                await answering.stop(DRAIN)
+                await delivery.stop(DRAIN)
+                beat.cancel()
+                retention.cancel()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+        event("stopped")
+
+    def reload(self) -> None:
+        """Follow the configuration file. A bad one is refused, and the old one stays."""
+        try:
+            config = self._reload()
+            setup = prepare(config, self._file)
+        except (ConfigError, StartError) as error:
+            event("reload refused", level=logging.ERROR, reason=str(error))
+            return
+        old = self._setup.config
+        fixed = ("store", "listen", "processes", "queue", "log")
+        kept = [name for name in fixed if getattr(config, name) != getattr(old, name)]
+        kept += [
+            f"{table}.concurrency"
+            for table in ("answering", "delivery")
+            if getattr(config, table).concurrency != getattr(old, table).concurrency
+        ]
+        self._setup = self.answering.setup = setup
+        self.intake.hostname, self.intake.hops, self.intake.router = config.hostname, config.limits.hops, setup.router
+        self.service.follow(config.hostname, config.limits)
+        self.lease.attempts = config.answering.attempts
+        if config.delivery != old.delivery or config.hostname != old.hostname:
+            transport, self.delivery.transport = (
+                self.delivery.transport,
+                make_transport(config, self._own, self._clock),
+            )
+            self._closing = asyncio.ensure_future(transport.close())
+        self.delivery.config = config
+        event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)
+
+    async def _retention(self) -> None:
+        """Remove what has been kept for long enough."""
+        while True:
+            queue = self._setup.config.queue
+            now = self._clock.now()
+            try:
+                while await self.store.purge(now - queue.keep_answered, now - queue.keep_failed):
+                    pass  # in pieces, so that others' operations go in between
+            except StoreError as error:
+                event("retention failed", level=logging.ERROR, cause=str(error))
+            await self._clock.sleep(RETENTION)

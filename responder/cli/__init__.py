@@ -1,0 +1,72 @@
+"""The command line: one file per group of verbs. Exit status 0 done, 1 the work failed, 2 bad usage or configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from responder.app import StartError
+from responder.cli import check, plugins, queue, serve, trial
+from responder.config import ConfigError
+from responder.store.base import StoreError, StoreUnusableError
+
+FAILED = 1
+BAD_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except (ConfigError, StartError) as error:
+        return _complain(str(error), BAD_USE)
+    except StoreUnusableError as error:
+        return _complain(f"store: {error}", BAD_USE)
+    except StoreError as error:
+        return _complain(f"store: {error}", FAILED)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `responder queue list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="responder",
+        description="An e-mail agent server: mail comes in by SMTP, its inbox's agent answers, the answer leaves through the MX.",
+    )
+    top.add_argument("--version", action="version", version=f"responder {_version()}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: config/responder.toml here, else /etc/responder/responder.toml)",
+    )
+    for group in (serve, check, plugins, trial, queue):
+        group.add(verbs, common)
+    return top
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"responder: {' '.join(text.split())}\n")
+    return status
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("responder-mta")
+    except PackageNotFoundError:
+        return "(not installed)"

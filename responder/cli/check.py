@@ -1,0 +1,74 @@
+"""`responder check`: would it run, and what would it run?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from responder.app import prepare
+from responder.cli.common import Verbs, configuration, print_json, print_table
+from responder.config import format_duration, unsupported
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser(
+        "check",
+        parents=[common],
+        help="validate configuration and plugins, and say what would run",
+        description="Read the configuration, load the plugins and build every inbox's agent, without opening a socket.",
+    )
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    config, file = configuration(options)
+    setup = prepare(config, file)
+    notices = [notice for notice in unsupported(config) if not notice.fatal]
+    if options.json:
+        print_json(
+            {
+                "file": str(file),
+                "hostname": config.hostname,
+                "domains": config.domains,
+                "listen": [str(listen.address) for listen in config.listen],
+                "store": config.store,
+                "transport": config.delivery.transport,
+                "inboxes": {
+                    name: {"agent": inbox.type.name, "origin": inbox.type.origin, "kind": inbox.kind}
+                    for name, inbox in setup.inboxes.items()
+                },
+                "notices": [{"key": notice.key, "reason": notice.reason} for notice in notices],
+            }
+        )
+        return 0
+    way = f"{config.delivery.transport} {config.delivery.smarthost}".strip()
+    print_table(
+        ("setting", "value"),
+        [
+            ("file", file),
+            ("hostname", config.hostname),
+            ("domains", ", ".join(config.domains)),
+            ("listen", ", ".join(str(listen.address) for listen in config.listen)),
+            ("store", config.store),
+            ("transport", way),
+        ],
+    )
+    sys.stdout.write("\n")
+    print_table(
+        ("inbox", "agent", "kind", "at most one answer in", "from"),
+        [
+            (
+                name,
+                inbox.type.name,
+                inbox.kind,
+                format_duration(inbox.interval) if inbox.interval else "-",
+                inbox.type.origin,
+            )
+            for name, inbox in setup.inboxes.items()
+        ],
+    )
+    for notice in notices:
+        sys.stdout.write(f"\nnotice: {notice}")
+    sys.stdout.write(("\n" if notices else "") + "\nThe configuration is good.\n")
+    return 0

@@ -1,0 +1,52 @@
+"""`responder plugins`: which agents there are, where they come from, and what they can be told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from responder.agents.load import PluginError, load
+from responder.app import StartError
+from responder.cli.common import Verbs, bold, configuration, harmless, print_json
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser(
+        "plugins",
+        parents=[common],
+        help="the agents known, where each comes from, the JSON schema of its settings",
+    )
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    config, file = configuration(options)
+    try:
+        agents = load(config.plugins)
+    except PluginError as error:
+        raise StartError(f"{file}: plugins: {error}") from error
+    if options.json:
+        print_json(
+            {
+                agent.name: {
+                    "origin": agent.origin,
+                    "kind": agent.kind,
+                    "summary": agent.summary,
+                    "settings": agent.settings.model_json_schema(),
+                }
+                for agent in agents.values()
+            }
+        )
+        return 0
+    for agent in agents.values():
+        sys.stdout.write(f"{bold(agent.name)}  ({agent.kind}, from {agent.origin})\n")
+        if agent.summary:
+            sys.stdout.write(f"    {harmless(agent.summary)}\n")
+        properties = agent.settings.model_json_schema().get("properties", {})
+        for name, schema in properties.items():
+            kind = schema.get("type") or " or ".join(one.get("type", "?") for one in schema.get("anyOf", [])) or "any"
+            default = f", default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
+            sys.stdout.write(f"    {name}: {kind}{default}\n")
+    return 0

@@ -1,0 +1,193 @@
+"""`responder queue ...` and `responder explain`: the operator's view of every mail, and hand on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from responder.cli.common import Verbs, bold, harmless, print_json, print_table, when, with_store
+from responder.mail.lifecycle import Event, IllegalTransitionError, State
+from responder.outbound.base import Envelope
+from responder.outbound.print import render
+from responder.store.base import Account, ItemView, Store
+
+ACTIONS = {
+    "retry": (Event.RETRY, "run again now, attempts counted anew"),
+    "hold": (Event.HOLD, "keep what waits to be sent from being sent"),
+    "release": (Event.RELEASE, "lift a hold"),
+    "drop": (Event.DROP, "give up, and tell nobody"),
+}
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    queue = verbs.add_parser("queue", help="list, show, retry, hold, release, drop, stats")
+    inner = queue.add_subparsers(metavar="WHAT", required=True)
+
+    verb = inner.add_parser("list", parents=[common], help="what waits, is under way, held, or failed")
+    verb.add_argument("--state", action="append", type=str.upper, choices=[str(state) for state in State], default=[])
+    verb.add_argument("--limit", type=int, default=1000, metavar="N")
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=list_items)
+
+    verb = inner.add_parser("show", parents=[common], help="one item: its state, history and message")
+    verb.add_argument("id", metavar="ID")
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=show)
+
+    for name, (event, text) in ACTIONS.items():
+        verb = inner.add_parser(name, parents=[common], help=text)
+        verb.add_argument("ids", metavar="ID", nargs="+")
+        verb.add_argument("--json", action="store_true", help="for programs")
+        verb.set_defaults(run=act, event=event)
+
+    verb = inner.add_parser("stats", parents=[common], help="how many items are in each state")
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=stats)
+
+    verb = verbs.add_parser(
+        "explain",
+        parents=[common],
+        help="why a mail was (not) answered: its whole history",
+        description="The whole history of a mail, from its connection to the remote host's last word.",
+    )
+    verb.add_argument("key", metavar="ID-or-MESSAGE-ID")
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=explain)
+
+
+def list_items(options: argparse.Namespace) -> int:
+    states = [State(state) for state in options.state]
+    items = with_store(options, lambda store: store.items(states, options.limit))
+    if options.json:
+        print_json(items)
+    elif items:
+        print_table(
+            ("id", "direction", "state", "kind", "from", "to", "attempts", "received", "due", "reason"),
+            [_row(item) for item in items],
+        )
+    else:
+        sys.stdout.write("Nothing waits, nothing has failed.\n" if not states else "Nothing is in that state.\n")
+    return 0
+
+
+def _row(item: ItemView) -> tuple[object, ...]:
+    waiting = item.state in (State.RECEIVED, State.QUEUED, State.DEFERRED)
+    return (
+        item.id,
+        item.direction,
+        item.state,
+        item.kind,
+        f"<{item.sender}>",
+        item.recipient,
+        item.attempts,
+        when(item.created_at),
+        when(item.due_at) if waiting else "-",
+        item.reason.partition("\n")[0][:100],
+    )
+
+
+def show(options: argparse.Namespace) -> int:
+    async def find(store: Store) -> tuple[Account, ItemView, bytes | None] | None:
+        for account in await store.account(options.id):
+            for item in account.items:
+                if item.id == options.id or (item.direction == "inbound" and item.id == f"{options.id}.0"):
+                    try:
+                        content = await store.content(await store.content_of(item.id))
+                    except KeyError:
+                        content = None
+                    return account, item, content
+        return None
+
+    found = with_store(options, find)
+    if found is None:
+        return _unknown(options.id)
+    account, item, content = found
+    history = [entry for entry in account.history if entry.item == item.id]
+    if options.json:
+        text = None if content is None else content.decode("utf-8", "replace")
+        print_json({"item": item, "history": history, "content": text})
+        return 0
+    _print_item(item)
+    for entry in history:
+        _print_entry(entry.at, entry.event, entry.state, entry.reason)
+    if content is not None:
+        sys.stdout.write("\n" + render(Envelope(item.sender, (item.recipient,), content)))
+    return 0
+
+
+def act(options: argparse.Namespace) -> int:
+    async def each(store: Store) -> list[tuple[str, str, str]]:
+        outcome = []
+        for item in options.ids:
+            try:
+                state = await store.act(item, options.event, "by the operator")
+                outcome.append((item, str(state), ""))
+            except KeyError:
+                outcome.append((item, "", "no such item"))
+            except IllegalTransitionError as error:
+                outcome.append((item, "", str(error)))
+        return outcome
+
+    outcome = with_store(options, each)
+    if options.json:
+        print_json([{"id": item, "state": state or None, "error": error or None} for item, state, error in outcome])
+    for item, state, error in outcome:
+        if error:
+            sys.stderr.write(f"responder: {item}: {error}\n")
+        elif not options.json:
+            sys.stdout.write(f"{item} is now {state}\n")
+    return 1 if any(error for _, _, error in outcome) else 0
+
+
+def stats(options: argparse.Namespace) -> int:
+    counts = with_store(options, lambda store: store.stats())
+    if options.json:
+        print_json(counts)
+        return 0
+    rows = [(side, state, number) for side, states in counts.items() for state, number in sorted(states.items())]
+    if rows:
+        print_table(("direction", "state", "items"), rows)
+    else:
+        sys.stdout.write("No mail yet.\n")
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    accounts = with_store(options, lambda store: store.account(options.key))
+    if not accounts:
+        return _unknown(options.key)
+    if options.json:
+        print_json(accounts)
+        return 0
+    for number, account in enumerate(accounts):
+        if number:
+            sys.stdout.write("\n")
+        if account.mail is not None:
+            mail = account.mail
+            sys.stdout.write(
+                f"{bold('mail')} {mail['id']}  {harmless(str(mail['message_id'] or 'without Message-ID'))}\n"
+            )
+            sys.stdout.write(f"  from <{harmless(str(mail['reverse_path']))}>, {mail['size']} octets\n")
+        for item in account.items:
+            _print_item(item)
+            for entry in account.history:
+                if entry.item == item.id:
+                    _print_entry(entry.at, entry.event, entry.state, entry.reason)
+    return 0
+
+
+def _print_item(item: ItemView) -> None:
+    arrow = f"<{item.sender}> -> <{item.recipient}>"
+    sys.stdout.write(f"{bold(str(item.state))}  {item.direction} {item.id}  {harmless(item.kind)}  {harmless(arrow)}\n")
+
+
+def _print_entry(at: float, event: str, state: str, reason: str) -> None:
+    first, _, rest = reason.partition("\n")
+    sys.stdout.write(f"  {when(at)}  {event:<12} {state:<10} {harmless(first)}\n")
+    for line in rest.splitlines():
+        sys.stdout.write(f"      {harmless(line)}\n")
+
+
+def _unknown(key: str) -> int:
+    sys.stderr.write(f"responder: {harmless(key)}: no such mail (retention may have removed it)\n")
+    return 1

@@ -1,0 +1,131 @@
+"""`responder try`: one mail through gate, route, agent and composer, with nothing stored and nothing sent."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from email.utils import parseaddr
+from pathlib import Path
+from typing import cast
+
+from responder.agents.host import Host
+from responder.answering.setup import Setup
+from responder.answering.stage import Answering
+from responder.app import StartError, prepare
+from responder.cli.common import Verbs, bold, configuration, harmless, print_json
+from responder.clock import SystemClock
+from responder.mail.address import Address, AddressError, parse
+from responder.mail.headers import Headers
+from responder.mail.lifecycle import Event
+from responder.mail.thread import message_id
+from responder.store.base import Claim, InboundItem, Settlement, Store, Window
+
+
+def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser(
+        "try",
+        parents=[common],
+        help="show what a mail in a file would be answered",
+        description="Take one mail through gate, route, agent and composer. Nothing is stored or sent. Exit status 1 where the"
+        " agent failed.",
+    )
+    verb.add_argument("inbox", metavar="INBOX", help="an inbox (echo) or an address (echo+tag@example.org)")
+    verb.add_argument("file", metavar="FILE.eml", type=Path, help="the mail; - for standard input")
+    verb.add_argument(
+        "--from", dest="sender", metavar="ADDRESS", help="the reverse-path (default: Return-Path, else From)"
+    )
+    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    config, file = configuration(options)
+    setup = prepare(config, file)
+    content = _read(options.file)
+    headers = Headers.parse(content)
+    recipient = _recipient(options.inbox, config.domains[0])
+    route = setup.router.find(recipient)
+    if route is None or not setup.router.serves(recipient.domain):
+        raise StartError(f"{file}: inboxes: there is none for {recipient}")
+    sender = options.sender if options.sender is not None else _sender(headers)
+    item = InboundItem(
+        id="000000000000000000.0",
+        mail_id="000000000000000000",
+        recipient=str(recipient),
+        inbox=route.inbox,
+        claim=Claim("", 1),
+        received_at=0.0,
+        reverse_path=sender.strip("<>"),
+        peer="",
+        helo="",
+        message_id=message_id(headers),
+        content=content,
+    )
+    settlement = asyncio.run(_answer(setup, item))
+    failed = settlement.event in (Event.FAIL, Event.DEFER)
+    if options.json:
+        print_json(
+            {
+                "inbox": route.inbox,
+                "recipient": str(recipient),
+                "sender": item.reverse_path,
+                "event": settlement.event,
+                "reason": settlement.reason,
+                "messages": [
+                    {
+                        "kind": message.kind,
+                        "reverse_path": message.reverse_path,
+                        "recipient": message.recipient,
+                        "content": dict(settlement.contents)[message.content_id].decode("utf-8", "replace"),
+                    }
+                    for message in settlement.outbound
+                ],
+            }
+        )
+        return 1 if failed else 0
+    sys.stdout.write(f"{bold('inbox')}     {route.inbox} ({recipient})\n{bold('sender')}    <{item.reverse_path}>\n")
+    sys.stdout.write(f"{bold('decision')}  {settlement.event}: {settlement.reason}\n")
+    for message in settlement.outbound:
+        sys.stdout.write(f"\n{bold(message.kind)} from <{message.reverse_path}> to <{message.recipient}>\n\n")
+        text = dict(settlement.contents)[message.content_id].decode("utf-8", "replace")
+        sys.stdout.write("\n".join([harmless(line) for line in text.splitlines()]) + "\n")
+    return 1 if failed else 0
+
+
+class _Nothing:
+    """Stands where the stage's store is: a trial has no windows to look into, and brings its content along."""
+
+    async def exceeded(self, windows: Sequence[Window]) -> Window | None:
+        return None
+
+
+async def _answer(setup: Setup, item: InboundItem) -> Settlement:
+    """The stage's own work on one item."""
+    host = Host(1)
+    try:
+        return await Answering(setup, cast(Store, _Nothing()), host, SystemClock()).handle(item)
+    finally:
+        host.close()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}") from error
+    # As SMTP would have brought it
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
+def _recipient(text: str, domain: str) -> Address:
+    try:
+        return parse(text if "@" in text else f"{text}@{domain}")
+    except AddressError as error:
+        raise StartError(f"{text}: {error}") from error
+
+
+def _sender(headers: Headers) -> str:
+    path = headers.get("return-path")
+    return path if path else parseaddr(headers.get("from"))[1]

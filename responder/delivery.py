@@ -1,0 +1,181 @@
+"""The third stage: claim -> hosts -> session -> outcome -> delivered, later, or given up with a DSN.
+
+The attempt is charged when the item is claimed, before anything is connected. A final failure and the DSN that tells of it are
+stored in one transaction; who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from responder.clock import Clock
+from responder.config import Config
+from responder.config import Delivery as DeliveryTable
+from responder.mail.address import Address, AddressError, parse
+from responder.mail.backoff import next_attempt
+from responder.mail.dsn import FailedRecipient, compose_dsn
+from responder.mail.lifecycle import Event, State
+from responder.mail.status import Outcome
+from responder.mail.write import needs_smtputf8
+from responder.observe import event
+from responder.outbound.base import Envelope, RecipientResult, Transport
+from responder.store.base import NewOutbound, OutboundItem, Settlement, Store
+from responder.worker import Lease
+
+EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
+
+
+class Delivery:
+    """The stage. `config` and `transport` follow a reload."""
+
+    name = "delivery"
+
+    def __init__(self, config: Config, transport: Transport, store: Store, lease: Lease, clock: Clock) -> None:
+        self.config = config
+        self.transport = transport
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._sending: Counter[str] = Counter()
+
+    async def claim(self, token: str, limit: int) -> tuple[list[OutboundItem], float | None]:
+        items, due = await self._store.claim_outbound(token, limit, self._sending, per_domain(self.config.delivery))
+        self._sending.update([item.domain for item in items])
+        return items, due
+
+    async def handle(self, item: OutboundItem) -> Settlement:
+        """One attempt."""
+        if not self._lease.valid:  # we were stopped for so long that another one may have it by now
+            return Settlement(Event.YIELD, "the lease had run out")
+        try:
+            content = await self._store.content(item.content_id) if item.content is None else item.content
+        except KeyError:
+            return Settlement(Event.FAIL, "the message is gone: retention removed it")
+        envelope = Envelope(
+            reverse_path=item.reverse_path,
+            recipients=(item.recipient,),
+            content=content,
+            smtputf8=needs_utf8(item),
+            body8bit=not content.isascii(),
+            id=item.id,
+        )
+        [result] = await self.transport.send(envelope)
+        if result.outcome is Outcome.SUCCESS:
+            return Settlement(Event.DELIVER, describe(result))
+        if result.outcome is Outcome.TRANSIENT and self._clock.now() < item.expires_at:
+            return self._later(item, describe(result))
+        return self._give_up(item, result, content)
+
+    def broken(self, item: OutboundItem, error: Exception) -> Settlement:
+        """Our own mistake: tried again by schedule, until the message expires."""
+        reason = f"internal error: {type(error).__name__}"
+        if self._clock.now() < item.expires_at:
+            return self._later(item, reason)
+        return Settlement(Event.FAIL, f"{reason}, and its time is over")
+
+    async def settle(self, item: OutboundItem, settlement: Settlement) -> None:
+        ended = await self._store.settle_outbound(item, settlement)
+        self._sending[item.domain] -= 1
+        if not self._sending[item.domain]:
+            del self._sending[item.domain]
+        if ended is None:
+            event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
+            return
+        state, reason = ended
+        event(
+            state.lower(),
+            level=logging.WARNING if state in (State.BOUNCED, State.FAILED) else logging.INFO,
+            id=item.id,
+            inbox=item.inbox,
+            kind=item.kind,
+            cause=item.cause,
+            to=item.recipient,
+            attempt=item.claim.attempts,
+            reason=reason,
+        )
+
+    def _later(self, item: OutboundItem, reason: str) -> Settlement:
+        pause = next_attempt(item.claim.attempts, self.config.delivery.retry, self._clock.jitter(0.0, 1.0))
+        # The last attempt is made when the time is over, not a whole pause later.
+        due = min(self._clock.now() + pause, max(item.expires_at, self._clock.now() + 1))
+        return Settlement(Event.DEFER, reason, due_at=due)
+
+    def _give_up(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """A final failure: a DSN to who sent the mail, where somebody did."""
+        expired = result.outcome is Outcome.TRANSIENT
+        reason = describe(result) + (f"; given up after {item.claim.attempts} attempts" if expired else "")
+        try:
+            to = parse(item.return_to)
+        except AddressError:  # "" too: a null reverse-path never earns a DSN
+            return Settlement(Event.FAIL, reason)
+        now = self._clock.now()
+        identifier = self._clock.new_id()
+        failed = FailedRecipient(
+            address=parse(item.recipient),
+            status=EXPIRED if expired else result.enhanced,
+            diagnostic=f"{result.code} {result.text}" if result.code else result.text,
+            remote_mta=result.host if result.code else "",
+            last_attempt=now,
+        )
+        message = compose_dsn(
+            reporting_mta=self.config.hostname,
+            postmaster=Address("postmaster", self.config.domains[0]),
+            to=to,
+            failed=[failed],
+            original=content,
+            arrival=item.created_at,
+            now=now,
+            message_id=f"<auto.{identifier}@{self.config.hostname}>",
+        )
+        outbound = NewOutbound(
+            id=identifier,
+            kind="dsn",
+            cause=item.id,
+            inbox=item.inbox,
+            content_id=identifier,
+            reverse_path="",
+            recipient=str(to),
+            domain=to.domain,
+            return_to="",
+            created_at=now,
+            expires_at=now + self.config.delivery.expire,
+        )
+        return Settlement(Event.BOUNCE, reason, (outbound,), ((identifier, message),))
+
+
+def per_domain(table: DeliveryTable) -> int:
+    """How many messages may be on their way to one domain: to its hosts, as many as there may be connections."""
+    return table.connections_per_host if table.transport == "mx" else table.concurrency
+
+
+def places(table: DeliveryTable) -> int:
+    """How many messages may be on their way at a time."""
+    return min(table.concurrency, table.connections_per_host) if table.transport == "smarthost" else table.concurrency
+
+
+def needs_utf8(item: OutboundItem) -> bool:
+    """Whether the message's own headers carry raw UTF-8: what we compose does only where an address has to."""
+    addresses = []
+    for text in (item.reverse_path, item.recipient):
+        try:
+            addresses.append(parse(text))
+        except AddressError:
+            continue
+    return needs_smtputf8(*addresses)
+
+
+def describe(result: RecipientResult) -> str:
+    """What history tells of an attempt: the reply, and who gave it."""
+    said = f"{result.code} {result.text}" if result.code else f"{result.enhanced} {result.text}"
+    place = " ".join(
+        part
+        for part in (result.host, f"[{result.address}]" if result.address else "", result.tls)
+        if part and part != f"[{result.host}]"
+    )
+    notes = [place] if place else []
+    if result.tls_failure:
+        notes.append(f"no TLS: {result.tls_failure}")
+    if result.after_dot:
+        notes.append("it may have arrived")
+    return f"{said} ({'; '.join(notes)})" if notes else said

@@ -1,0 +1,166 @@
+"""What answering and delivery share: a lease that says we live, and the loop that claims work and waits for more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Generic, Protocol, TypeVar
+
+from responder.clock import Clock
+from responder.observe import event
+from responder.store.base import Settlement, Store, StoreError
+
+POLL = 1.0  # seconds between two looks for work that another process left without waking us
+TROUBLE = 1.0  # seconds to wait after the store failed
+
+
+class Claimed(Protocol):
+    """What every claimed item has."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Claimed)
+
+
+class Lease:
+    """Keeps this process's claims its own. When it dies, they run out, and another one (or its next start) frees them."""
+
+    def __init__(self, store: Store, clock: Clock, seconds: float, attempts: int) -> None:
+        self.token = clock.new_id()
+        self.seconds = seconds
+        self.attempts = attempts
+        self._store = store
+        self._clock = clock
+        self._until = 0.0
+
+    @property
+    def valid(self) -> bool:
+        """Whether our claims are still ours. What has an effect outside the store is not begun without."""
+        return self._clock.monotonic() < self._until
+
+    async def start(self) -> None:
+        """Take the first lease and free what the dead have left. Raises `StoreError`."""
+        await self._beat()
+        await self._store.sweep(self.attempts)
+
+    async def run(self) -> None:
+        """Beat three times a lease, sweep after each beat, until cancelled."""
+        while True:
+            await self._clock.sleep(self.seconds / 3)
+            try:
+                await self._beat()
+                freed = await self._store.sweep(self.attempts)
+                if freed:
+                    event("freed", level=logging.WARNING, items=freed, reason="the worker that had them died")
+            except StoreError as error:
+                event("lease not renewed", level=logging.ERROR, cause=str(error))
+
+    async def end(self) -> None:
+        """Give back what is still claimed."""
+        self._until = 0.0
+        await self._store.leave(self.token)
+
+    async def _beat(self) -> None:
+        # Counted from before the write: the store must never think longer of us than we do.
+        began = self._clock.monotonic()
+        if not await self._store.beat(self.token, self.seconds) and self._until:
+            event("lease lost", level=logging.WARNING, reason="too late; work under way is done again")
+        self._until = began + self.seconds
+
+
+class Stage(Protocol[Item]):
+    """What a stage tells its worker."""
+
+    name: str
+
+    async def claim(self, token: str, limit: int) -> tuple[list[Item], float | None]:
+        """Items to work on, and when the next one is due (Unix seconds). Raises `StoreError`."""
+        ...
+
+    async def handle(self, item: Item) -> Settlement:
+        """Do the work of one item. What it raises is our own mistake: see `broken`."""
+        ...
+
+    def broken(self, item: Item, error: Exception) -> Settlement:
+        """How an item goes on whose `handle` raised."""
+        ...
+
+    async def settle(self, item: Item, settlement: Settlement) -> None:
+        """Commit. Raises `StoreError`, and then is called again."""
+        ...
+
+
+class Worker(Generic[Item]):
+    """One stage's loop: claim as much as there are free places, run each item in a task, wait for work or a free place."""
+
+    def __init__(self, stage: Stage[Item], places: int, wake: asyncio.Event, lease: Lease, clock: Clock) -> None:
+        self._stage = stage
+        self._places = places
+        self._wake = wake
+        self._lease = lease
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        while not self._stopping:
+            self._wake.clear()
+            free = self._places - len(self._tasks)
+            if not free or not self._lease.valid:
+                await self._wait(TROUBLE if free else None)
+                continue
+            try:
+                items, due = await self._stage.claim(self._lease.token, free)
+            except StoreError as error:
+                event("no work claimed", level=logging.ERROR, stage=self._stage.name, cause=str(error))
+                await self._wait(TROUBLE)
+                continue
+            for item in items:
+                task = asyncio.create_task(self._run(item), name=f"{self._stage.name} {item.id}")
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+            if len(items) < free:
+                # What is due and was not claimed waits for a place at its destination: a task that ends wakes us.
+                pause = POLL if due is None else due - self._clock.now()
+                await self._wait(min(POLL, pause) if pause > 0 else POLL)
+
+    async def stop(self, seconds: float) -> None:
+        """Claim no more, and let what is under way end within `seconds`; then cancel it."""
+        self._stopping = True
+        self._wake.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until there may be work or a place, at most `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _run(self, item: Item) -> None:
+        try:
+            settlement = await self._stage.handle(item)
+        except Exception as error:
+            event("stage failed", level=logging.ERROR, stage=self._stage.name, id=item.id, error=error)
+            settlement = self._stage.broken(item, error)
+        # What was done must be noted, however long the store is in trouble: an answer that left must not leave again.
+        while True:
+            try:
+                await self._stage.settle(item, settlement)
+            except StoreError as error:
+                event("not settled yet", level=logging.ERROR, stage=self._stage.name, id=item.id, cause=str(error))
+                await self._clock.sleep(TROUBLE)
+            else:
+                return
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()

@@ -1,0 +1,148 @@
+"""Kept connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from responder.clock import SystemClock
+from responder.outbound.base import Envelope
+from responder.outbound.pool import Pool
+from responder.outbound.session import ClientSession
+from tests.support.smtp_sink import SMTPSink
+
+KEY = ("sink.test", 25)
+MAIL = Envelope("me@example.org", ("you@example.com",), b"Subject: hello\r\n\r\n")
+
+
+class Clock(SystemClock):
+    """Stands still until it is put forward."""
+
+    time = 1000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[SMTPSink]:
+    async with SMTPSink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def connect(sink: SMTPSink) -> ClientSession:
+    return await ClientSession.connect("sink.test", sink.address, sink.port, local_hostname="mx.example.org")
+
+
+async def test_session_given_is_taken_once(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock)
+    session = await connect(sink)
+    pool.give(KEY, session)
+    assert pool.take(("other.test", 25)) is None
+    assert pool.take(("sink.test", 26)) is None
+    assert pool.take(KEY) is session
+    assert pool.take(KEY) is None
+    await session.close()
+
+
+async def test_last_used_is_taken_first(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock)
+    first, second = await connect(sink), await connect(sink)
+    pool.give(KEY, first)
+    pool.give(KEY, second)
+    assert pool.take(KEY) is second
+    await pool.close_all()
+    await second.close()
+
+
+async def test_idle_for_too_long_then_it_is_closed_politely(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock, idle=10)
+    pool.give(KEY, await connect(sink))
+    clock.time += 9.9
+    pool.sweep()
+    assert len(pool) == 1
+    clock.time += 0.1
+    pool.sweep()
+    assert len(pool) == 0
+    await pool.close_all()
+    assert sink.verbs() == ["EHLO", "QUIT"]
+
+
+async def test_stale_session_is_not_taken_even_without_a_sweep(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock, idle=10)
+    pool.give(KEY, await connect(sink))
+    clock.time += 11
+    assert pool.take(KEY) is None
+    await pool.close_all()
+    assert sink.verbs()[-1] == "QUIT"
+
+
+async def test_dead_session_is_not_taken(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock)
+    alive, dead = await connect(sink), await connect(sink)
+    pool.give(KEY, alive)
+    pool.give(KEY, dead)
+    dead.abort()
+    assert pool.take(KEY) is alive
+    await alive.close()
+    await pool.close_all()
+
+
+async def test_session_used_up_is_closed(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock, max_messages=2)
+    session = await connect(sink)
+    for kept in (1, 0):
+        await session.send(MAIL)
+        pool.give(KEY, session)
+        assert len(pool) == kept
+        pool.take(KEY)
+    await pool.close_all()
+    assert sink.verbs()[-1] == "QUIT"
+
+
+async def test_too_many_then_the_longest_idle_is_closed(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock, max_per_host=2, max_total=3)
+    sessions = [await connect(sink) for _ in range(5)]
+    for session in sessions[:3]:
+        pool.give(KEY, session)
+    assert len(pool) == 2
+    pool.give(("b.test", 25), sessions[3])
+    pool.give(("c.test", 25), sessions[4])
+    assert len(pool) == 3
+    assert pool.take(KEY) is sessions[2]
+    assert pool.take(KEY) is None
+    await pool.close_all()
+    await sessions[2].close()
+
+
+async def test_closed_pool_keeps_nothing(sink: SMTPSink, clock: Clock) -> None:
+    pool = Pool(clock)
+    first, second = await connect(sink), await connect(sink)
+    pool.give(KEY, first)
+    await pool.close_all()
+    assert not first.reusable
+    pool.give(KEY, second)
+    assert pool.take(KEY) is None
+    await pool.close_all()
+    assert not second.reusable
+    assert sink.verbs().count("QUIT") == 2
+
+
+async def test_run_sweeps_until_cancelled(sink: SMTPSink) -> None:
+    pool = Pool(SystemClock(), idle=0.1)
+    pool.give(KEY, await connect(sink))
+    running = asyncio.create_task(pool.run())
+    async with asyncio.timeout(2):
+        while len(pool):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await pool.close_all()
