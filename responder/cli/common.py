@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from responder.app import StartError, make_store
 from responder.clock import SystemClock
-from responder.config import Config, load, locate, unsupported
+from responder.config import Config, find, load, unsupported
 from responder.store.base import Store
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ Verbs = Any  # argparse's action of sub-parsers has no public name
 def configuration(options: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration that the options name, and its file. Raises `ConfigError`."""
     path: Path | None = options.config
-    return load(path, os.environ), locate(path, os.environ)
+    return load(path, os.environ), find(path, os.environ)
 
 
 def with_store(options: argparse.Namespace, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -5,7 +5,7 @@
 """
 
 from responder.config.errors import ConfigError, Problem
-from responder.config.files import DEFAULT_FILES, load, local_file, locate
+from responder.config.files import DEFAULT_FILES, find, load, local_file
 from responder.config.model import (
     TLS,
     Answering,
@@ -42,11 +42,11 @@ __all__ = [
     "Queue",
     "Rate",
     "Reply",
+    "find",
     "format_duration",
     "is_pattern",
     "load",
     "local_file",
-    "locate",
     "parse_duration",
     "schema_keys",
     "unsupported",

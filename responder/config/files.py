@@ -32,7 +32,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
     Raises `ConfigError`, which lists everything that is wrong in what could be read.
     """
-    path, table = _read_first(path, environ)
+    path = find(path, environ)
+    if (table := _read(path)) is None:
+        raise ConfigError(str(path), "", "no such file")
     tables = {str(path): table}
     local = local_file(path)
     if local is not None and (table_over := _read(local)) is not None:
@@ -52,9 +54,17 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         raise ConfigError.of(explain(error, lambda key: _blame(key, tables, places))) from None
 
 
-def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
-    """The file that `load` reads for the same arguments. Raises `ConfigError`."""
-    return _read_first(path, environ)[0]
+def find(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that `load` reads. Raises `ConfigError` where none is named and none of `DEFAULT_FILES` is there."""
+    if path is None and environ.get("RESPONDER_CONFIG"):
+        path = Path(environ["RESPONDER_CONFIG"])
+    if path is not None:
+        return path
+    for candidate in DEFAULT_FILES:
+        if _is_there(candidate):
+            return candidate
+    first, *others = map(str, DEFAULT_FILES)
+    raise ConfigError(first, "", f"no such file, nor {' nor '.join(others)}; name one with --config FILE")
 
 
 def local_file(path: Path) -> Path | None:
@@ -62,15 +72,15 @@ def local_file(path: Path) -> Path | None:
     return None if path.name.endswith(".local.toml") else path.with_suffix(".local.toml")
 
 
-def _read_first(path: Path | None, environ: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-    named = path or (Path(environ["RESPONDER_CONFIG"]) if environ.get("RESPONDER_CONFIG") else None)
-    for candidate in (named,) if named else DEFAULT_FILES:
-        if (table := _read(candidate)) is not None:
-            return candidate, table
-    if named:
-        raise ConfigError(str(named), "", "no such file")
-    first, *others = map(str, DEFAULT_FILES)
-    raise ConfigError(first, "", f"no such file, nor {' nor '.join(others)}; name one with --config FILE")
+def _is_there(path: Path) -> bool:
+    """Whether something has that name; what can't be looked at counts, for reading it tells why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:

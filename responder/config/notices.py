@@ -48,7 +48,7 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
     if config.processes > 1:
         yield "processes", "only one process runs yet: set 1"
     if config.authentication.mode == "record":
-        yield "authentication.mode", 'mail is not authenticated yet (SPF, DKIM, DMARC): "off" says the same in silence'
+        yield "authentication.mode", 'mail is not authenticated yet (SPF, DKIM, DMARC): "off" hides this line'
     if not config.inboxes:
         yield "inboxes", "there is none, so every recipient is refused: add [inboxes.NAME]"
     for name, inbox in config.inboxes.items():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from responder.config import Config, ConfigError, load, local_file
+from responder.config import Config, ConfigError, find, load, local_file
 
 MINIMAL = '[inboxes.echo]\nagent = "echo"\n'
 
@@ -261,6 +261,7 @@ def test_search_when_nothing_is_named_then_the_variable_then_the_current_folder(
     )
     (tmp_path / "etc.toml").write_text("processes = 2")
     assert load(None, {}).processes == 2
+    assert find(None, {}) == tmp_path / "etc.toml"
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "responder.toml").write_text("processes = 3")
     assert load(None, {"RESPONDER_CONFIG": ""}).processes == 3
@@ -269,3 +270,4 @@ def test_search_when_nothing_is_named_then_the_variable_then_the_current_folder(
     assert load(None, {"RESPONDER_CONFIG": "etc.toml"}).processes == 2
     assert load(Path("config/responder.toml"), {"RESPONDER_CONFIG": "etc.toml"}).processes == 4
     assert str(failure(None, {"RESPONDER_CONFIG": "gone.toml"})) == "gone.toml: no such file"
+    assert find(None, {"RESPONDER_CONFIG": "gone.toml"}) == Path("gone.toml")
