@@ -52,8 +52,8 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
     if not config.inboxes:
         yield "inboxes", "there is none, so every recipient is refused: add [inboxes.NAME]"
     for name, inbox in config.inboxes.items():
-        if inbox.kind == "personal" and inbox.answer_to == "from":
-            yield f"inboxes.{name}.answer_to", "a personal inbox answers to the reverse-path only (RFC 5230 4.6)"
+        if inbox.kind in ("personal", "group") and inbox.answer_to == "from":
+            yield f"inboxes.{name}.answer_to", f"a {inbox.kind} inbox answers to the reverse-path only (RFC 5230 4.6)"
     if config.limits.message_size < 65536:
         yield "limits.message_size", "other servers rely on 65536 octets at least (RFC 5321 4.5.3.1.7)"
     if config.reply.per_sender is None and config.reply.per_conversation is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from ipaddress import ip_address
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 
 from responder.clock import Clock
@@ -58,9 +58,8 @@ async def find_hosts(
     if not hosts:
         raise FailureError(Trouble.LOOP.failure())
     hosts.sort(key=attrgetter("preference"))
-    return [host for _, equals in groupby(hosts, attrgetter("preference")) for host in clock.shuffle(list(equals))][
-        :limit
-    ]
+    equals = [clock.shuffle(list(group)) for _, group in groupby(hosts, attrgetter("preference"))]
+    return list(chain.from_iterable(equals))[:limit]
 
 
 async def host_addresses(host: str, resolver: Resolver) -> list[str]:

@@ -45,6 +45,7 @@ class Pool:
         self._by_key: dict[Key, list[int]] = {}
         self._serial = count()
         self._closing: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None  # runs while anything is idle
         self._closed = False
 
     def __len__(self) -> int:
@@ -73,6 +74,8 @@ class Pool:
             self._discard(self._remove(numbers[0]).session)
         if len(self._idle) > self._max_total:
             self._discard(self._remove(next(iter(self._idle))).session)
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep_while_idle(), name="sweep kept connections")
 
     def sweep(self) -> None:
         """Close what has been idle for too long, or was closed by its host."""
@@ -80,19 +83,20 @@ class Pool:
             if self._is_stale(idle) or not idle.session.reusable:
                 self._discard(self._remove(number).session)
 
-    async def run(self) -> None:
-        """Sweep until cancelled."""
-        while True:
-            await self._clock.sleep(max(self._idle_limit / 4, 0.1))
-            self.sweep()
-
     async def close_all(self) -> None:
         """Close all, and whatever is given back from now on. Returns when the hosts have been told."""
         self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for number in list(self._idle):
             self._discard(self._remove(number).session)
         while self._closing:
             await asyncio.wait(self._closing)
+
+    async def _sweep_while_idle(self) -> None:
+        while self._idle:
+            await self._clock.sleep(max(self._idle_limit / 4, 0.1))
+            self.sweep()
 
     def _is_stale(self, idle: _Idle) -> bool:
         return self._clock.monotonic() - idle.since >= self._idle_limit

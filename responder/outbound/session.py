@@ -231,7 +231,6 @@ class ClientSession:
         reading = asyncio.create_task(protocol.read_response())
         dotted = False
         try:
-            await asyncio.sleep(0)  # now it listens: aiosmtplib drops a reply that nobody waits for
             try:
                 for block, last in blocks(content):
                     protocol.write(block)

@@ -91,9 +91,8 @@ class _HostTransport:
                 # Permanent only where no better host gave hope: hence the scope.
                 attempt.note(replace(refused, scope=Scope.HOST), host.name, address)
                 if refused.scope is Scope.DOMAIN:
-                    attempt.over = (
-                        True  # RFC 5321 5.1: this is ourselves, and the hosts behind would send the mail back
-                    )
+                    # RFC 5321 5.1: this is ourselves, and the hosts behind would send the mail back.
+                    attempt.over = True
                     return
                 continue
             attempt.connected.add(address)

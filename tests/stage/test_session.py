@@ -387,6 +387,22 @@ async def test_sending_is_cancelled_then_the_connection_is_gone() -> None:
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert not session.reusable
+        async with asyncio.timeout(1):
+            while sink.open:
+                await asyncio.sleep(0.01)
+
+
+async def test_connecting_is_cancelled_then_the_connection_is_gone() -> None:
+    async with SMTPSink({"EHLO": "hang"}) as sink:
+        connecting = asyncio.create_task(connect(sink))
+        while "EHLO" not in sink.verbs():
+            await asyncio.sleep(0.01)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        async with asyncio.timeout(1):
+            while sink.open:
+                await asyncio.sleep(0.01)
 
 
 async def test_tls_is_used_where_it_is_offered_whoever_signed() -> None:

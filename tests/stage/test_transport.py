@@ -11,10 +11,11 @@ import pytest
 
 from responder.clock import SystemClock
 from responder.dns import Resolver
-from responder.mail.status import Outcome
+from responder.mail.status import FailureError, Outcome, Trouble
 from responder.outbound.base import Envelope, Transport
 from responder.outbound.dial import Timeouts
 from responder.outbound.mx import MAX_HOSTS
+from responder.outbound.session import ClientSession
 from responder.outbound.transport import MAX_CONNECTIONS, MXTransport, Settings, SmarthostTransport
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.smtp_sink import Script, SMTPSink
@@ -273,6 +274,14 @@ async def test_host_breaks_every_connection_then_the_mail_is_deferred(net: Net) 
     assert (result.outcome, result.enhanced, sink.connections) == (Outcome.TRANSIENT, "4.4.2", 2)
 
 
+async def test_kept_connection_breaks_then_only_what_the_new_one_says_counts(net: Net) -> None:
+    await net.host({"MAIL": [None, "drop"], "EHLO": [None, "550 5.7.1 no"], "HELO": "550 5.7.1 no"})
+    transport = net.mx()
+    await transport.send(MAIL)
+    (result,) = await transport.send(MAIL)
+    assert (result.outcome, result.enhanced) == (Outcome.PERMANENT, "5.7.1")
+
+
 async def test_recipients_end_each_on_their_own_over_hosts(net: Net) -> None:
     await net.host({"RCPT": [None, "450 4.2.1 later", "550 5.1.1 who"]})
     second = await net.host()
@@ -300,6 +309,22 @@ async def test_many_hosts_and_addresses_are_cut_off(net: Net) -> None:
     (result,) = await net.mx().send(MAIL)
     assert (result.code, sink.connections) == (450, 1)
     assert sum(1 for _, rdtype in net.server.queries if rdtype == "A") <= min(MAX_HOSTS, MAX_CONNECTIONS)
+
+
+async def test_host_with_fifty_dead_addresses_costs_a_few_connections(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[str] = []
+
+    async def connect(host: str, address: str, port: int, **_: object) -> ClientSession:
+        dialled.append(address)
+        raise FailureError(Trouble.UNREACHABLE.failure())
+
+    monkeypatch.setattr(ClientSession, "connect", connect)
+    net.zone["example.com"] = {"MX": [[10, "mx1.example.com"], [20, "mx2.example.com"]]}
+    net.zone["mx1.example.com"] = net.zone["mx2.example.com"] = {"A": [f"127.0.3.{n}" for n in range(1, 51)]}
+    (result,) = await net.mx().send(MAIL)
+    assert (result.enhanced, len(dialled)) == ("4.4.1", MAX_CONNECTIONS)
 
 
 async def test_two_names_of_one_address_are_asked_once(net: Net) -> None:

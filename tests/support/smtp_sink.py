@@ -118,6 +118,11 @@ class SMTPSink:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def open(self) -> int:
+        """How many connections there are now."""
+        return len(self._tasks)
+
     def verbs(self, connection: int | None = None) -> list[str]:
         """The commands that came, without their arguments."""
         return [line.split(" ")[0].upper() for number, line in self.commands if connection in (None, number)]

@@ -80,48 +80,58 @@ class SQLiteStore:
             self._reading = None
 
     async def accept(self, mail: NewMail) -> None:
-        accepted = self._writer.submit(lambda c: work.accept(c, mail))
+        accepted = self._writer.submit(work.accept, mail)
         accepted.add_done_callback(lambda _: self.wake_inbound.set())  # even where nobody waits for it any more
         await asyncio.shield(accepted)  # a client that hangs up behind the dot does not cancel a commit
 
     async def beat(self, token: str, lease: float) -> bool:
-        return await self._writer.submit(lambda c: work.beat(c, token, self._clock.now() + lease))
+        return await self._writer.run(lambda c: work.beat(c, token, self._clock.now() + lease))
 
     async def leave(self, token: str) -> None:
-        await self._writer.submit(lambda c: work.leave(c, token, self._clock.now()))
+        await self._writer.run(lambda c: work.leave(c, token, self._clock.now()))
 
     async def sweep(self, attempts: int) -> int:
-        touched = await self._writer.submit(lambda c: work.sweep(c, attempts, self._clock.now()))
+        touched = await self._writer.run(lambda c: work.sweep(c, attempts, self._clock.now()))
         if touched:
             self.wake_inbound.set()
             self.wake_outbound.set()
         return touched
 
     async def claim_inbound(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        return await self._writer.submit(lambda c: work.claim_inbound(c, token, limit, self._clock.now()))
+        return await self._writer.run(lambda c: work.claim_inbound(c, token, limit, self._clock.now()))
 
     async def claim_outbound(
         self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
     ) -> tuple[list[OutboundItem], float | None]:
         room = dict(sending)
-        return await self._writer.submit(
+        return await self._writer.run(
             lambda c: work.claim_outbound(c, token, limit, room, per_domain, self._clock.now())
         )
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
-        result = await self._writer.submit(lambda c: work.settle_inbound(c, item, settlement, self._clock.now()))
+        result = await self._writer.submit(self._settle_inbound, (item, settlement))
         if settlement.outbound:
             self.wake_outbound.set()
         return result
 
     async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
-        result = await self._writer.submit(lambda c: work.settle_outbound(c, item, settlement, self._clock.now()))
+        result = await self._writer.submit(self._settle_outbound, (item, settlement))
         if settlement.outbound:
             self.wake_outbound.set()
         return result
 
+    def _settle_inbound(
+        self, connection: sqlite3.Connection, settlements: list[tuple[InboundItem, Settlement]]
+    ) -> list[work.End]:
+        return work.settle_inbound(connection, settlements, self._clock.now())
+
+    def _settle_outbound(
+        self, connection: sqlite3.Connection, settlements: list[tuple[OutboundItem, Settlement]]
+    ) -> list[work.End]:
+        return work.settle_outbound(connection, settlements, self._clock.now())
+
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
-        return await self._read(lambda c: steps.exceeded(c, windows, self._clock.now()))
+        return await self._read(lambda c: steps.Counters(c, windows, self._clock.now()).full(windows))
 
     async def content(self, content_id: str) -> bytes:
         def find(connection: sqlite3.Connection) -> bytes:
@@ -145,7 +155,7 @@ class SQLiteStore:
         return await self._read(find)
 
     async def act(self, item_id: str, event: Event, reason: str) -> State:
-        table, state = await self._writer.submit(lambda c: steps.act(c, item_id, event, reason, self._clock.now()))
+        table, state = await self._writer.run(lambda c: steps.act(c, item_id, event, reason, self._clock.now()))
         (self.wake_inbound if table == "inbound" else self.wake_outbound).set()
         return state
 
@@ -160,7 +170,7 @@ class SQLiteStore:
 
     async def purge(self, done_before: float, failed_before: float, limit: int = 500) -> int:
         now = self._clock.now()
-        return await self._writer.submit(lambda c: views.purge(c, done_before, failed_before, limit, now))
+        return await self._writer.run(lambda c: views.purge(c, done_before, failed_before, limit, now))
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query on the reading connection, in its thread: readers never wait for the writer (WAL)."""

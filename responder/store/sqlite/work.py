@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from responder.mail.lifecycle import Event, State
 from responder.store.base import (
     Claim,
     InboundItem,
     NewMail,
-    NewOutbound,
     OutboundItem,
     Settlement,
 )
-from responder.store.sqlite.steps import count, exceeded, free, settle, tell
+from responder.store.sqlite.steps import Counters, charge, current, free, insert, settle, tell
 
 INLINE = 262144  # octets up to which a claim brings the content along; a larger one is fetched when its turn comes
 PAGES = 8  # how many pages of due items one claim looks through at the most
 
+End = tuple[State, str] | None
 
-def accept(connection: sqlite3.Connection, mail: NewMail) -> None:
-    at = mail.received_at
-    connection.execute(
-        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (mail.id, at, mail.reverse_path, mail.peer, mail.helo, mail.message_id, len(mail.content)),
+
+def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[None]:
+    insert(
+        connection,
+        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size)",
+        [(m.id, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id, len(m.content)) for m in mails],
     )
-    connection.execute("INSERT INTO content (id, data) VALUES (?, ?)", (mail.id, mail.content))
-    for number, (recipient, inbox) in enumerate(mail.recipients):
-        item = f"{mail.id}.{number}"
-        connection.execute(
-            "INSERT INTO inbound (id, mail, recipient, inbox, state, attempts, due_at, claim, changed_at)"
-            " VALUES (?, ?, ?, ?, ?, 0, ?, '', ?)",
-            (item, mail.id, recipient, inbox, State.RECEIVED, at, at),
-        )
-        tell(connection, [(item, at, "accept", State.RECEIVED, mail.note)])
+    insert(connection, "INSERT INTO content (id, data)", [(mail.id, mail.content) for mail in mails])
+    items = [
+        (f"{mail.id}.{number}", mail, recipient, inbox)
+        for mail in mails
+        for number, (recipient, inbox) in enumerate(mail.recipients)
+    ]
+    insert(
+        connection,
+        "INSERT INTO inbound (id, mail, recipient, inbox, state, attempts, due_at, claim, changed_at)",
+        [
+            (item, mail.id, recipient, inbox, State.RECEIVED, 0, mail.received_at, "", mail.received_at)
+            for item, mail, recipient, inbox in items
+        ],
+    )
+    tell(connection, [(item, mail.received_at, "accept", State.RECEIVED, mail.note) for item, mail, _, _ in items])
+    return [None] * len(mails)
 
 
 def beat(connection: sqlite3.Connection, token: str, until: float) -> bool:
@@ -47,8 +55,11 @@ def beat(connection: sqlite3.Connection, token: str, until: float) -> bool:
 
 def leave(connection: sqlite3.Connection, token: str, now: float) -> None:
     for table, event in (("inbound", Event.RELEASE), ("outbound", Event.YIELD)):
-        for item in free(connection, table, event, "server stopped", now, "claim = ?", (token,)):
-            connection.execute(f"UPDATE {table} SET attempts = attempts - 1 WHERE id = ?", (item,))
+        freed = free(connection, table, event, "the server stopped", now, "claim = ?", (token,))
+        connection.execute(
+            f"UPDATE {table} SET attempts = attempts - 1 WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(freed),),
+        )
     connection.execute("DELETE FROM worker WHERE token = ?", (token,))
 
 
@@ -84,7 +95,7 @@ def claim_inbound(
         InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), at, path, peer, helo, message_id, content)
         for item, mail, recipient, inbox, attempts, at, path, peer, helo, message_id, content in rows
     ]
-    _charge(connection, "inbound", State.ANSWERING, [item.id for item in items], token, now)
+    charge(connection, "inbound", [item.id for item in items], token, now)
     return items, _next_due(connection, "inbound", "state = 'RECEIVED'")
 
 
@@ -92,7 +103,7 @@ def claim_outbound(
     connection: sqlite3.Connection, token: str, limit: int, sending: Mapping[str, int], per_domain: int, now: float
 ) -> tuple[list[OutboundItem], float | None]:
     chosen = _choose(connection, limit, sending, per_domain, now)
-    _charge(connection, "outbound", State.SENDING, chosen, token, now)
+    charge(connection, "outbound", chosen, token, now)
     rows = connection.execute(
         "SELECT o.id, o.kind, o.cause, o.inbox, o.content, o.reverse_path, o.recipient, o.domain, o.return_to,"
         " o.created_at, o.expires_at, o.attempts, (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
@@ -146,70 +157,88 @@ def _choose(
 
 
 def settle_inbound(
-    connection: sqlite3.Connection, item: InboundItem, settlement: Settlement, now: float
-) -> tuple[State, str] | None:
-    event, reason = settlement.event, settlement.reason
-    full = exceeded(connection, settlement.windows, now) if event is Event.ANSWER else None
-    if full is not None:
-        event, reason = Event.SILENCE, full.reason
-    state = settle(connection, "inbound", item.id, item.claim, event, reason, now, settlement.due_at)
-    if state is None:
-        return None
-    if event is Event.ANSWER:
-        count(connection, settlement.windows, now)
-        _store_outbound(connection, settlement, now)
-    return state, reason
+    connection: sqlite3.Connection, settlements: Sequence[tuple[InboundItem, Settlement]], now: float
+) -> list[End]:
+    mine = current(connection, "inbound", [(i.id, i.claim.token, i.claim.attempts) for i, _ in settlements])
+    counters = Counters(connection, [window for _, settlement in settlements for window in settlement.windows], now)
+    ends: dict[str, tuple[Event, str, float]] = {}
+    stored: list[Settlement] = []
+    for item, settlement in settlements:
+        if item.id not in mine or item.id in ends:
+            continue
+        event, reason = settlement.event, settlement.reason
+        if event is Event.ANSWER:
+            full = counters.full(settlement.windows)
+            if full is not None:
+                event, reason = Event.SILENCE, full.reason
+            else:
+                counters.add(settlement.windows)
+                stored.append(settlement)
+        ends[item.id] = (event, reason, settlement.due_at)
+    counters.store()
+    _store_outbound(connection, stored, now)
+    return _end(connection, "inbound", [item.id for item, _ in settlements], ends, now)
 
 
 def settle_outbound(
-    connection: sqlite3.Connection, item: OutboundItem, settlement: Settlement, now: float
-) -> tuple[State, str] | None:
-    state = settle(
-        connection, "outbound", item.id, item.claim, settlement.event, settlement.reason, now, settlement.due_at
-    )
-    if state is None:
-        return None
-    _store_outbound(connection, settlement, now)
-    return state, settlement.reason
+    connection: sqlite3.Connection, settlements: Sequence[tuple[OutboundItem, Settlement]], now: float
+) -> list[End]:
+    mine = current(connection, "outbound", [(i.id, i.claim.token, i.claim.attempts) for i, _ in settlements])
+    ends: dict[str, tuple[Event, str, float]] = {}
+    stored: list[Settlement] = []
+    for item, settlement in settlements:
+        if item.id in mine and item.id not in ends:
+            ends[item.id] = (settlement.event, settlement.reason, settlement.due_at)
+            stored.append(settlement)
+    _store_outbound(connection, stored, now)
+    return _end(connection, "outbound", [item.id for item, _ in settlements], ends, now)
 
 
-def _store_outbound(connection: sqlite3.Connection, settlement: Settlement, now: float) -> None:
-    connection.executemany("INSERT INTO content (id, data) VALUES (?, ?)", settlement.contents)
-    for message in settlement.outbound:
-        _insert_outbound(connection, message, now)
+def _end(
+    connection: sqlite3.Connection,
+    table: str,
+    items: Sequence[str],
+    ends: dict[str, tuple[Event, str, float]],
+    now: float,
+) -> list[End]:
+    """Step the items that have an end; for each item asked about, what it came to. The second of two on one item is stale."""
+    states = settle(connection, table, [(item, *end) for item, end in ends.items()], now) if ends else []
+    came_to: dict[str, End] = {
+        item: (state, reason) for (item, (_, reason, _)), state in zip(ends.items(), states, strict=True)
+    }
+    return [came_to.pop(item, None) for item in items]
 
 
-def _insert_outbound(connection: sqlite3.Connection, message: NewOutbound, now: float) -> None:
-    connection.execute(
+def _store_outbound(connection: sqlite3.Connection, settlements: Sequence[Settlement], now: float) -> None:
+    insert(connection, "INSERT INTO content (id, data)", [content for s in settlements for content in s.contents])
+    messages = [message for settlement in settlements for message in settlement.outbound]
+    insert(
+        connection,
         "INSERT INTO outbound (id, kind, cause, inbox, content, reverse_path, recipient, domain, return_to, state, attempts,"
-        " created_at, due_at, expires_at, claim, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, '', ?)",
-        (
-            message.id,
-            message.kind,
-            message.cause,
-            message.inbox,
-            message.content_id,
-            message.reverse_path,
-            message.recipient,
-            message.domain,
-            message.return_to,
-            State.QUEUED,
-            message.created_at,
-            now,
-            message.expires_at,
-            now,
-        ),
+        " created_at, due_at, expires_at, claim, changed_at)",
+        [
+            (
+                message.id,
+                message.kind,
+                message.cause,
+                message.inbox,
+                message.content_id,
+                message.reverse_path,
+                message.recipient,
+                message.domain,
+                message.return_to,
+                State.QUEUED,
+                0,
+                message.created_at,
+                now,
+                message.expires_at,
+                "",
+                now,
+            )
+            for message in messages
+        ],
     )
-    tell(connection, [(message.id, now, "queue", State.QUEUED, f"{message.kind} for {message.cause}")])
-
-
-def _charge(connection: sqlite3.Connection, table: str, state: State, items: list[str], token: str, now: float) -> None:
-    """Take the items and charge the attempt before the work starts: a mail that kills its worker retires itself."""
-    connection.executemany(
-        f"UPDATE {table} SET state = ?, claim = ?, attempts = attempts + 1, changed_at = ? WHERE id = ?",
-        [(state, token, now, item) for item in items],
-    )
-    tell(connection, [(item, now, Event.CLAIM, state, "") for item in items])
+    tell(connection, [(m.id, now, "queue", State.QUEUED, f"{m.kind} for {m.cause}") for m in messages])
 
 
 def _next_due(connection: sqlite3.Connection, table: str, waiting: str) -> float | None:

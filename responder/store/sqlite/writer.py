@@ -4,8 +4,9 @@ Many connections wait for their mails to become durable at the same time. One `f
 every operation that has queued up while the last commit was under way, runs them in one transaction and completes all
 their futures with one wake-up of the event loop.
 
-An operation is a function of the connection. One that raises must not take its neighbours down: the batch is rolled back
-and run again with a savepoint around each, so operations have no effect but on the database.
+An operation is a function of the connection and of a list of arguments: all of one kind that are waiting run as one call.
+One that raises must not take its neighbours down: the batch is rolled back and run again one by one, with a savepoint around
+each, so operations have no effect but on the database.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from responder.observe import event
 from responder.store.base import StoreError, StoreFullError, StoreUnavailableError, StoreUnusableError
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], Any]
+A = TypeVar("A")
+Operation = Callable[[sqlite3.Connection, list[Any]], list[Any]]
 
 APPLICATION_ID = 0x52535044  # "RSPD" in the file's header: a database of somebody else's is refused, not migrated
 BATCH = 500  # operations in one transaction: bounds how long the first one waits for its neighbours
@@ -109,7 +111,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: queue.SimpleQueue[tuple[Operation, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Operation, Any, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,16 +130,21 @@ class Writer:
             await asyncio.to_thread(self._thread.join)
             self._thread = None
 
-    def submit(self, operation: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Run `operation` in the next transaction; the future completes when it is durable.
+    def submit(self, operation: Callable[[sqlite3.Connection, list[A]], list[T]], argument: A) -> asyncio.Future[T]:
+        """Run `operation` with `argument` (and those of its kind that wait with it) in the next transaction; the future
+        completes when it is durable.
 
         Raises `StoreUnavailableError` where the writer is not running. A future that is cancelled does not undo the work.
         """
         if self._thread is None or self._loop is None:
             raise StoreUnavailableError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put((operation, future))
+        self._queue.put((operation, argument, future))
         return future
+
+    def run(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Run one function in the next transaction: for what is rare."""
+        return self.submit(lambda connection, _: [function(connection)], None)
 
     def _run(self) -> None:
         stopping = False
@@ -155,12 +162,12 @@ class Writer:
                 else:
                     batch.append(entry)
             if batch:
-                outcomes = self._commit([operation for operation, _ in batch])
-                self._finish([future for _, future in batch], outcomes)
+                outcomes = self._commit([(operation, argument) for operation, argument, _ in batch])
+                self._finish([future for _, _, future in batch], outcomes)
         if self._connection is not None:
             self._connection.close()
 
-    def _commit(self, operations: list[Operation]) -> list[Any]:
+    def _commit(self, operations: list[tuple[Operation, Any]]) -> list[Any]:
         """The operations' results, or the exceptions in their place."""
         try:
             connection = self._usable()
@@ -181,14 +188,11 @@ class Writer:
             return [error] * len(operations)
 
     def _transaction(
-        self, connection: sqlite3.Connection, operations: list[Operation], savepoints: bool = False
+        self, connection: sqlite3.Connection, operations: list[tuple[Operation, Any]], savepoints: bool = False
     ) -> list[Any]:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if not savepoints:
-                results = [operation(connection) for operation in operations]
-            else:
-                results = [self._guarded(connection, operation) for operation in operations]
+            results = self._one_by_one(connection, operations) if savepoints else self._by_kind(connection, operations)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -197,17 +201,32 @@ class Writer:
         return results
 
     @staticmethod
-    def _guarded(connection: sqlite3.Connection, operation: Operation) -> Any:
-        connection.execute("SAVEPOINT one")
-        try:
-            result = operation(connection)
-        except Exception as error:
-            if not connection.in_transaction:  # SQLite gave up the whole transaction (disk full, I/O error): all fail
-                raise
-            connection.execute("ROLLBACK TO one")
-            result = translate(error) if isinstance(error, sqlite3.Error) else error
-        connection.execute("RELEASE one")
-        return result
+    def _by_kind(connection: sqlite3.Connection, operations: list[tuple[Operation, Any]]) -> list[Any]:
+        """One call for all operations of a kind. They waited together, so none may rely on coming before another."""
+        kinds: dict[Operation, list[int]] = {}
+        for number, (operation, _) in enumerate(operations):
+            kinds.setdefault(operation, []).append(number)
+        results: list[Any] = [None] * len(operations)
+        for operation, numbers in kinds.items():
+            outcomes = operation(connection, [operations[number][1] for number in numbers])
+            for number, outcome in zip(numbers, outcomes, strict=True):
+                results[number] = outcome
+        return results
+
+    @staticmethod
+    def _one_by_one(connection: sqlite3.Connection, operations: list[tuple[Operation, Any]]) -> list[Any]:
+        results: list[Any] = []
+        for operation, argument in operations:
+            connection.execute("SAVEPOINT one")
+            try:
+                results += operation(connection, [argument])
+            except Exception as error:
+                if not connection.in_transaction:  # SQLite gave up the whole transaction: disk full, I/O error
+                    raise
+                connection.execute("ROLLBACK TO one")
+                results.append(translate(error) if isinstance(error, sqlite3.Error) else error)
+            connection.execute("RELEASE one")
+        return results
 
     def _usable(self) -> sqlite3.Connection:
         if self._connection is None:
