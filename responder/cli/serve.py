@@ -12,7 +12,7 @@ from responder.app import Server
 from responder.cli.common import Verbs, configuration
 from responder.clock import SystemClock
 from responder.config import load, unsupported
-from responder.observe import event, set_up
+from responder.observe import event, flush, set_up
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
     with _runner() as runner:
         runner.run(serve())
+    flush()
     return 0
 
 

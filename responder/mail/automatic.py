@@ -107,7 +107,7 @@ def judge(
 def count_received(message: Headers | bytes) -> int:
     """How many hosts a message has passed: its `Received` fields (RFC 5321 6.3)."""
     headers = Headers.parse(message) if isinstance(message, bytes) else message
-    return len(headers.all("Received"))
+    return headers.count("Received")
 
 
 def is_own_id(message_id: str, hostname: str) -> bool:

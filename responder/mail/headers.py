@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email.errors import HeaderParseError
 from email.header import decode_header
+from functools import lru_cache
 
 MAX_SECTION = 1 << 20
 """Octets of a header section that are looked at: real ones stay under 64 KB, and a hostile one must not cost more."""
@@ -19,7 +20,7 @@ MAX_VALUE = 16384
 """Characters of one value that are decoded for people: decoding takes more than linear time."""
 
 _END = re.compile(rb"\r?\n\r?\n")
-_FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*((?:[^\r\n]*)(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
+_FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
@@ -30,45 +31,62 @@ class Headers:
 
     __slots__ = ("_fields",)
 
-    def __init__(self, fields: list[tuple[str, str]]) -> None:
-        self._fields: dict[str, list[str]] = {}
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        self._collect([(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in fields])
+
+    def _collect(self, fields: list[tuple[bytes, bytes]]) -> None:
+        self._fields: dict[bytes, list[bytes]] = {}
         for name, value in fields:
-            self._fields.setdefault(name.lower(), []).append(value)
+            name = name.lower()
+            if name in self._fields:
+                self._fields[name].append(value)
+            else:
+                self._fields[name] = [value]
 
     @classmethod
     def parse(cls, content: bytes) -> Headers:
         """The fields of a message (headers, empty line, body). Never fails: what is no field is passed over."""
-        section = split_section(content)
-        fields = []
-        for match in _FIELD.finditer(section):
-            raw = match[2]
-            if b"\n" in raw:
-                raw = _FOLD.sub(b"", raw)
-            fields.append((match[1].decode("ascii"), raw.decode("utf-8", "replace").strip(" \t\r")))
-        return cls(fields)
+        headers = cls.__new__(cls)
+        headers._collect(_FIELD.findall(split_section(content)))
+        return headers
 
     def get(self, name: str, default: str = "") -> str:
         """The first field of that name, as sent."""
-        values = self._fields.get(name.lower())
-        return values[0] if values else default
+        values = self._fields.get(_key(name))
+        return _unfold(values[0]) if values else default
 
     def all(self, name: str) -> list[str]:
         """Every field of that name, in order."""
-        return list(self._fields.get(name.lower(), ()))
+        return [_unfold(value) for value in self._fields.get(_key(name), ())]
+
+    def count(self, name: str) -> int:
+        """How many fields of that name there are."""
+        return len(self._fields.get(_key(name), ()))
 
     def text(self, name: str) -> str:
         """The first field of that name for people: RFC 2047 words decoded, white space and controls made one space."""
         return decode_text(self.get(name))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._fields
+        return isinstance(name, str) and _key(name) in self._fields
 
     def __iter__(self) -> Iterator[str]:
         """The names there are, lower case, each once."""
-        return iter(self._fields)
+        return iter([name.decode("ascii") for name in self._fields])
 
     def __len__(self) -> int:
         return sum(map(len, self._fields.values()))
+
+
+@lru_cache(maxsize=512)
+def _key(name: str) -> bytes:
+    return name.lower().encode("utf-8", "replace")
+
+
+def _unfold(raw: bytes) -> str:
+    if b"\n" in raw:
+        raw = _FOLD.sub(b"", raw)
+    return raw.decode("utf-8", "replace").strip(" \t\r")
 
 
 def split_section(content: bytes) -> bytes:

@@ -77,13 +77,13 @@ def attachment_part(name: str, content_type: str, content: bytes) -> Part:
 def filename(name: str) -> str:
     """A name that is no path and that any file system takes; "attachment" where nothing is left. Never fails."""
     name = re.split(r"[/\\]", line_text(name[-4096:], 4096).rstrip("/\\ "))[-1]
-    name = _NOT_IN_FILENAME.sub("_", name).strip(". ")
+    name = _NOT_IN_FILENAME.sub("_", name).strip(". \xa0")
     while len(name.encode()) > _MAX_FILENAME:
         stem, dot, extension = name.rpartition(".")
         if not dot or len(extension) > 16:
             stem, dot, extension = name, "", ""
         name = stem[: max(1, len(stem) - 1 - (len(name.encode()) - _MAX_FILENAME) // 4)] + dot + extension
-    return name or "attachment"
+    return name.strip() or "attachment"
 
 
 def multipart(subtype: str, parts: Sequence[Part], seed: str, parameters: str = "") -> Part:

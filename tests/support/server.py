@@ -27,6 +27,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
+def environment() -> dict[str, str]:
+    """What a server of the tests inherits: no configuration from outside, whatever RESPONDER_... is set for the tests."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESPONDER_")}
+    return {**inherited, "PYTHONPATH": str(ROOT)}
+
+
 def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
     """A configuration as TOML: what the tests need of it."""
     plain = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not _is_table(value)]
@@ -123,7 +129,7 @@ class ServerProcess:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "responder", "serve", "--config", str(self.file)],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                env={**environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
@@ -173,7 +179,7 @@ class ServerProcess:
         return subprocess.run(
             [sys.executable, "-m", "responder", *arguments, "--config", str(self.file)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=60,

@@ -1,0 +1,51 @@
+"""Takes one safety away from a server of the tests, to show that the test of it notices.
+
+Python imports this module at its start where this folder is on PYTHONPATH; `TEST_MUTATION` names what is taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from functools import partial
+from typing import Any
+
+from responder.store.base import NewMail
+from responder.store.sqlite import SQLiteStore
+
+BEHIND = 0.02  # seconds from the reply to the commit: what a write-behind store takes to collect its batch
+
+commit = SQLiteStore.accept
+commits: set[asyncio.Task[None]] = set()
+
+
+async def accept_behind(store: SQLiteStore, mail: NewMail) -> None:
+    """The reply first, the commit soon."""
+
+    def begin() -> None:
+        task = asyncio.ensure_future(commit(store, mail))
+        commits.add(task)
+        task.add_done_callback(commits.discard)
+
+    asyncio.get_running_loop().call_later(BEHIND, begin)
+
+
+class Lowered(sqlite3.Connection):
+    """A connection that does not get the durability it asks for."""
+
+    level = ""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        return super().execute(re.sub(r"(synchronous\s*=\s*)\w+", rf"\g<1>{self.level}", sql), *arguments)
+
+
+match os.environ["TEST_MUTATION"]:
+    case "commit-after-250":
+        SQLiteStore.accept = accept_behind  # type: ignore[method-assign]
+    case "synchronous-normal" | "synchronous-off" as name:
+        Lowered.level = name.rpartition("-")[2].upper()
+        sqlite3.connect = partial(sqlite3.connect, factory=Lowered)
+    case unknown:
+        raise SystemExit(f"no such mutation: {unknown}")
