@@ -8,6 +8,7 @@ One file is one connection (docs: `tests/dialog/README.md`). Lines, by what they
     R: MAIL FROM:<\x00>\r\n                 sent as it is, with the escapes of a Python bytes literal, no line end added
     L: 3000 a                               that text so many times, no line end added
     S: 250 2.0.0 Queued as {id}             a reply line: `*` stands for anything, {id} for a mail's id
+    @ehlo                                   the greeting and EHLO, as 01-ehlo.txt has them
     @segment                                what was written so far leaves now, and the server has read it before the rest
     @half-close                             the client says that it has nothing more to send
     @closed                                 the server closes, and says nothing more
@@ -42,7 +43,8 @@ from tests.support.clock import ManualClock
 
 WAIT = 20.0  # seconds that a reply may take on a busy machine before the test fails
 DOMAINS = ["test.example", "other.example", "xn--bcher-kva.example"]
-INBOXES = ["echo", "bob", "alice.b", "a b", "grüße", "only@other.example", "team-*"]
+INBOXES = ["echo", "bob", "alice.b", '"a b"', "grüße", "only@other.example", "team-*"]
+EHLO = ("PIPELINING", "SIZE *", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "HELP")
 _CHECKS = ("@mails", "@items", "@from", "@content", "@trace")
 
 
@@ -78,6 +80,10 @@ def read(path: Path) -> Dialog:
             _write(dialog.steps, _octets(word, rest))
         elif word == "S:":
             dialog.steps.append(("expect", rest))
+        elif word == "@ehlo":
+            dialog.steps += [("expect", "220 mx.test.example ESMTP"), ("write", b"EHLO client.example\r\n")]
+            dialog.steps += [("expect", f"250-{line}") for line in ("mx.test.example", *EHLO[:-1])]
+            dialog.steps.append(("expect", f"250 {EHLO[-1]}"))
         elif word in ("@segment", "@half-close", "@closed", "@everywhere"):
             dialog.steps.append((word[1:], None))
         elif word in _CHECKS:
