@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find responder plugins -name '*.py' -o -name '*.sql') pyproject.toml README.md
 
-.PHONY: serve test bench lint unit constraints clean
+.PHONY: serve test test-versions bench lint unit constraints clean
 
 serve: $(VENV)/installed  ## the server on the default configuration, in the foreground
 	$(BIN)/responder serve
@@ -21,6 +21,19 @@ lint: $(VENV)/developed
 
 unit: $(VENV)/developed  ## the quick ones
 	$(BIN)/python -m pytest -n auto tests/unit tests/contract tests/dialog tests/stage
+
+QUICK := tests/unit tests/contract
+
+test-versions:  ## the quick checks on the other Pythons that are here, and on the oldest dependencies that are allowed
+	@for version in 3.12 3.13; do \
+	  if command -v python$$version > /dev/null && python$$version -c "" 2> /dev/null; then \
+	    echo "== Python $$version" && python$$version -m venv $(VENV)-$$version && \
+	    $(VENV)-$$version/bin/python -m pip install --quiet --require-hashes -r constraints-dev.txt && \
+	    $(VENV)-$$version/bin/python -m pytest -q -n auto $(QUICK) || exit 1; \
+	  else echo "== Python $$version is not here: skipped"; fi; done
+	@echo "== the oldest dependencies" && $(PYTHON) -m venv $(VENV)-lowest && \
+	  $(VENV)-lowest/bin/python -m pip install --quiet --require-hashes -r constraints-lowest.txt && \
+	  $(VENV)-lowest/bin/python -m pytest -q -n auto $(QUICK)
 
 bench: $(VENV)/developed  ## speed, as ratios in one run
 	$(BIN)/python -m tests.benchmarks.run
@@ -40,8 +53,8 @@ $(VENV)/developed: $(VENV)/dependencies constraints-dev.txt $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
 	@touch $@
 
-constraints:  ## write both constraint files anew, with hashes and without host names
+constraints:  ## write the constraint files anew, with hashes and without host names
 	$(PYTHON) tests/support/constraints.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,6 +47,7 @@ class Connection(SMTP):
         self._read_paused = False
         self._overlong = False  # the rest of a command line that was refused for its length is still to come
         self._closing = False
+        self._eof = False  # the client has said all: what of it has not been run yet still is
         self._errors = 0
         self._recipients: dict[str, tuple[str, str]] = {}
         self.transport: asyncio.Transport | None = None
@@ -79,11 +80,9 @@ class Connection(SMTP):
         self._service.disconnected(self)
 
     def eof_received(self) -> bool:
-        """The client has said all: what it is owed is still written, then the connection closes."""
-        if self._waiting:
-            self._closing = True
-            return True
-        return False
+        """The client has said all: what it has sent is still run and answered, then the connection closes."""
+        self._eof = True
+        return self._waiting or self._write_paused
 
     def pause_writing(self) -> None:
         """The client does not read: no further command is run until it does."""
@@ -135,6 +134,8 @@ class Connection(SMTP):
                 if line is None:
                     break
                 self._run(line)
+        if self._eof and not (self._waiting or self._write_paused):
+            self._closing = True
         self.touch(self._service.clock.monotonic())
         self._flush()
         if self._read_paused and not self._waiting and self.transport is not None:
@@ -178,7 +179,7 @@ class Connection(SMTP):
             self._refuse(replies.UNKNOWN_COMMAND)
             return
         try:
-            text = argument.decode().strip()
+            text = argument.decode().strip(" \t")
         except UnicodeDecodeError:
             self._refuse(replies.BAD_LINE)
             return

@@ -11,23 +11,29 @@ END = b"\r\n.\r\n"
 class DataReceiver:
     """Collects one message. Past `limit` octets it keeps nothing but goes on looking for the end."""
 
-    __slots__ = ("_buffer", "_limit", "_scanned", "too_big")
+    __slots__ = ("_buffer", "_limit", "_scanned", "_stuffed", "too_big")
 
     def __init__(self, limit: int) -> None:
         # The CRLF that ended the DATA command also begins the message: ".<CRLF>" at once is an empty one.
         self._buffer = bytearray(b"\r\n")
         self._scanned = 0
-        self._limit = limit + len(END) + 2
+        self._stuffed = 0  # dots in the buffer that `take` will leave out: the limit is on what is left (RFC 1870 6.2)
+        self._limit = limit
         self.too_big = False
 
     def feed(self, data: bytes | bytearray) -> bytes | bytearray | None:
         """Take octets in. None: the end is not there yet; else what came behind it."""
+        known = len(self._buffer)
         self._buffer += data
         at = self._buffer.find(END, self._scanned)
         if at < 0:
             self._scanned = max(0, len(self._buffer) - len(END) + 1)
-            if self.too_big or len(self._buffer) > self._limit + self._buffer.count(b"\r\n..", 0, self._limit):
-                self.too_big = True
+            if not self.too_big:
+                # Only what is new is looked at; "\r\n" may have come before its dot.
+                self._stuffed += self._buffer.count(b"\r\n.", max(0, known - 2))
+                # 2: the CRLF in front. 1: behind "\r\n." a last "\r" may belong to the end.
+                self.too_big = len(self._buffer) - 2 - self._stuffed - 1 > self._limit
+            if self.too_big:
                 del self._buffer[: self._scanned]
                 self._scanned = 0
             return None

@@ -15,7 +15,7 @@ from responder.inbound import replies
 from responder.inbound.connection import Connection
 from responder.inbound.data import DataReceiver, has_bare_line_end
 from responder.inbound.replies import Reply
-from responder.mail.address import Address
+from responder.mail.address import Address, parse
 from responder.mail.envelope import EnvelopeError, Path, PathError, parse_path
 from responder.observe import event
 
@@ -72,7 +72,7 @@ class Session(Connection):
         refusal = self._parameters(path)
         if refusal is not None:
             return refusal
-        if path.address is not None and not path.address.is_ascii and not self.envelope.smtp_utf8:
+        if not argument.isascii() and not self.envelope.smtp_utf8:  # U-labels too: RFC 6531 3.3
             return replies.NEED_SMTPUTF8
         self.envelope.mail_from = path.text
         return replies.SENDER_OK
@@ -111,14 +111,14 @@ class Session(Connection):
             return replies.BAD_RECIPIENT
         if path.parameters:
             return replies.BAD_PARAMETER
-        if not path.address.is_ascii and not self.envelope.smtp_utf8:
+        if not argument.isascii() and not self.envelope.smtp_utf8:
             return replies.NEED_SMTPUTF8
         if len(self._recipients) >= self._service.limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
         reply, mailbox, inbox = self._service.handler.recipient(path.address)
         if reply.accepted:
             # A mailbox that is named twice, in whatever spelling, gets the mail once.
-            self._recipients.setdefault(mailbox.casefold(), (mailbox, inbox))
+            self._recipients.setdefault(parse(mailbox).key, (mailbox, inbox))
             self.envelope.rcpt_tos.append(mailbox)
             return reply
         if reply == replies.UNKNOWN_INBOX:

@@ -231,6 +231,8 @@ class ClientSession:
         reading = asyncio.create_task(protocol.read_response())
         dotted = False
         try:
+            # aiosmtplib drops what comes before somebody reads, and uvloop may look at its sockets before it runs a new task.
+            await asyncio.sleep(0)
             try:
                 for block, last in blocks(content):
                     protocol.write(block)
