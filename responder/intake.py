@@ -53,9 +53,10 @@ class Intake:
                 "refused", peer=session.peer, code=554, reason="too many hops", from_=f"<{session.envelope.mail_from}>"
             )
             return replies.TOO_MANY_HOPS
-        refusal = self._gatekeeper.subject(base_subject(headers.text("subject")))
-        if refusal is not None:
-            return refusal
+        if self._gatekeeper.counts_subjects:
+            refusal = self._gatekeeper.subject(base_subject(headers.text("subject")))
+            if refusal is not None:
+                return refusal
         mail = self._mail(session, headers, content)
         try:
             await self._store.accept(mail)

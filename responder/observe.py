@@ -18,7 +18,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, TextIO
 
-_PLAIN = re.compile(r"[!#-<>-\[\]-~\u00a1-\ud7ff\ue000-\ufffc]+")  # no space, quote, equals sign, backslash or control
+_PLAIN = re.compile(
+    r"[!#-<>-\[\]-~\u00a1-\ud7ff\ue000-\ufffc]+"
+)  # no space, quote, equals sign, backslash or ASCII control
 
 Formatter = Callable[[float, int, str, Mapping[str, object], BaseException | None], str]
 
@@ -50,7 +52,11 @@ def format_text(at: float, level: int, name: str, fields: Mapping[str, object], 
     words = [_time(at), logging.getLevelName(level).lower(), name]
     words += [f"{key.rstrip('_')}={_value(value)}" for key, value in fields.items() if value is not None]
     line = " ".join(words) + "\n"
-    return line if error is None else line + "".join(traceback.format_exception(error))
+    if error is None:
+        return line
+    # What an exception says may hold line ends: each of its lines is indented, so that none passes for a line of the log.
+    told = "".join(traceback.format_exception(error)).splitlines()
+    return line + "".join([f"    {_visible(part)}\n" for part in told])
 
 
 def format_json(at: float, level: int, name: str, fields: Mapping[str, object], error: BaseException | None) -> str:
@@ -59,7 +65,7 @@ def format_json(at: float, level: int, name: str, fields: Mapping[str, object], 
     entry |= {key.rstrip("_"): value for key, value in fields.items() if value is not None}
     if error is not None:
         entry["traceback"] = "".join(traceback.format_exception(error))
-    return json.dumps(entry, default=str, ensure_ascii=False) + "\n"
+    return _json(entry) + "\n"
 
 
 class _Log:
@@ -99,7 +105,9 @@ class _Library(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         fields = {"logger": record.name}
-        _log.write(_log.format(record.created, record.levelno, record.getMessage(), fields, error), record.levelno)
+        _log.write(
+            _log.format(record.created, record.levelno, _visible(record.getMessage()), fields, error), record.levelno
+        )
 
 
 def _time(at: float) -> str:
@@ -114,7 +122,17 @@ _second: list[object] = [0, "1970-01-01T00:00:00"]
 
 def _value(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return text if _PLAIN.fullmatch(text) and text.isprintable() else _json(text)
+
+
+def _json(value: object) -> str:
+    """JSON that no terminal obeys and no reader takes for several lines: what is not printable (U+2028, C1 controls) escaped."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value, default=str)
+
+
+def _visible(text: str) -> str:
+    return text if text.isprintable() else "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])
 
 
 _log = _Log()

@@ -103,11 +103,11 @@ class Worker(Generic[Item]):
         self._lease = lease
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Work until `stop`."""
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._wake.clear()
             free = self._places - len(self._tasks)
             if not free or not self._lease.valid:
@@ -119,6 +119,8 @@ class Worker(Generic[Item]):
                 event("no work claimed", level=logging.ERROR, stage=self._stage.name, cause=str(error))
                 await self._wait(TROUBLE)
                 continue
+            if self._stopping.is_set():  # it began while we claimed: `Lease.end` gives them back, untouched
+                break
             for item in items:
                 task = asyncio.create_task(self._run(item), name=f"{self._stage.name} {item.id}")
                 self._tasks.add(task)
@@ -130,7 +132,7 @@ class Worker(Generic[Item]):
 
     async def stop(self, seconds: float) -> None:
         """Claim no more, and let what is under way end within `seconds`; then cancel it."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
@@ -157,6 +159,10 @@ class Worker(Generic[Item]):
                 await self._stage.settle(item, settlement)
             except StoreError as error:
                 event("not settled yet", level=logging.ERROR, stage=self._stage.name, id=item.id, cause=str(error))
+                await self._clock.sleep(TROUBLE)
+            except Exception as error:  # what was to be stored is our own mistake: it would fail again, and for ever
+                event("stage failed", level=logging.ERROR, stage=self._stage.name, id=item.id, error=error)
+                settlement = self._stage.broken(item, error)
                 await self._clock.sleep(TROUBLE)
             else:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from responder.agents.base import Answer, Forward, Mail, Reply, TryLater
 from responder.agents.load import AgentType, PluginError
+from responder.observe import event
 
 TRACEBACK = 4000  # characters of an agent's traceback that `explain` keeps, from its end
 MAX_ANSWER = 10 * 1024 * 1024  # characters and octets of one answer, all parts together
+GRACE = 1.0  # seconds that an agent which took too long gets to clean up in
 
 
 class AgentError(Exception):
@@ -45,23 +48,53 @@ class Host:
 
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, "responder-agent")
+        self._left_behind: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:
         """Let go of the threads; one that hangs in an agent does not hold us up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, inbox: Inbox, mail: Mail) -> Answer:
-        """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else."""
+        """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else.
+
+        It runs in a task of its own: one that cancels itself, or that goes on when it is cancelled, holds up nobody else.
+        """
+        task = asyncio.create_task(self._contained(inbox.agent, mail))
         try:
-            async with asyncio.timeout(inbox.timeout):
-                answer = await self._call(inbox.agent, mail)
-        except TryLater:
-            raise
-        except TimeoutError as error:
-            raise AgentError(f"the agent took longer than {inbox.timeout:g} s", _trace(error)) from None
-        except Exception as error:
+            done, _ = await asyncio.wait((task,), timeout=inbox.timeout)
+            if not done:
+                task.cancel()
+                await asyncio.wait((task,), timeout=GRACE)
+        finally:
+            if not task.done():  # we are being cancelled ourselves, or it does not end: then we go on without it
+                task.cancel()
+                self._left_behind.add(task)
+                task.add_done_callback(self._left_behind.discard)
+        if not done:
+            if not task.done():
+                event("agent does not end", level=logging.WARNING, id=mail.id, inbox=inbox.name)
+            where = task.result()[1] if task.done() and not task.cancelled() else None
+            raise AgentError(f"the agent took longer than {inbox.timeout:g} s", _trace(where) if where else "")
+        answer, error = task.result()
+        if isinstance(error, TryLater):
+            raise error
+        if error is not None:
             raise AgentError(f"the agent raised {type(error).__name__}: {_one_line(error)}", _trace(error)) from None
-        return check(answer)
+        try:
+            return check(answer)
+        except AgentError:
+            raise
+        except Exception as mistake:  # a `Reply` that holds what no `Reply` may hold
+            reason = f"the agent's answer can't be read: {type(mistake).__name__}: {_one_line(mistake)}"
+            raise AgentError(reason, _trace(mistake)) from None
+
+    async def _contained(self, agent: Any, mail: Mail) -> tuple[object, BaseException | None]:
+        """What the agent returned, or what it raised, `SystemExit` and its own cancellation included: out of a task, these
+        would end the server."""
+        try:
+            return await self._call(agent, mail), None
+        except BaseException as error:
+            return None, error
 
     async def _call(self, agent: Any, mail: Mail) -> object:
         function = agent if inspect.isfunction(agent) else agent.answer
@@ -96,7 +129,13 @@ def check(answer: object) -> Answer:
     """An agent's result, as it may be used: text becomes a `Reply`, empty text silence. Raises `AgentError`."""
     if isinstance(answer, str):
         answer = Reply(text=answer)
-    if answer is None or isinstance(answer, Forward):
+    if answer is None:
+        return None
+    if isinstance(answer, Forward):
+        if isinstance(answer.to, str) or not all(isinstance(target, str) for target in answer.to):
+            raise AgentError("the agent's Forward holds something else than a list of addresses in to")
+        if answer.subject_prefix is not None and not isinstance(answer.subject_prefix, str):
+            raise AgentError("the agent's Forward holds something else than text in subject_prefix")
         return answer
     if not isinstance(answer, Reply):
         raise AgentError(f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, str and None")
@@ -111,7 +150,10 @@ def check(answer: object) -> Answer:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return "(it does not say what)"
 
 
 def _trace(error: BaseException) -> str:

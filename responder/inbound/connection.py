@@ -52,7 +52,7 @@ class Connection(SMTP):
         self._recipients: dict[str, tuple[str, str]] = {}
         self.transport: asyncio.Transport | None = None
         self.peer = ""
-        self.deadline = self.ends = 0.0
+        self.active = self.ends = 0.0  # by the clock's monotonic time
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
@@ -94,13 +94,15 @@ class Connection(SMTP):
 
     def touch(self, now: float) -> None:
         """The client has done something: it may be idle anew (RFC 5321 4.5.3.2.7)."""
-        self.deadline = min(now + self._service.limits.idle, self.ends)
+        self.active = now
 
     def overdue(self, now: float) -> Reply | None:
         """The reply that ends the session where its time is over. A commit under way is waited for."""
-        if self._waiting or now < self.deadline:
+        if self._waiting:
             return None
-        return replies.SESSION_TOO_LONG if now >= self.ends else replies.IDLE
+        if now >= self.ends:
+            return replies.SESSION_TOO_LONG
+        return replies.IDLE if now - self.active >= self._service.limits.idle else None
 
     @property
     def idle(self) -> bool:

@@ -111,6 +111,11 @@ class Gatekeeper:
         self._unknown.add(peer)
         return replies.TOO_MANY_UNKNOWN if self._unknown.full(peer) else None
 
+    @property
+    def counts_subjects(self) -> bool:
+        """Whether there is such a limit: a base subject costs something to find."""
+        return self.limits.same_subject is not None
+
     def subject(self, base_subject: str) -> Reply | None:
         """Count a mail with this base subject, whoever sent it; the refusal where there were too many."""
         if self._subjects.full(base_subject):

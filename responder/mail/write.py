@@ -10,6 +10,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import lru_cache
 
 from responder.mail.address import Address
 from responder.mail.headers import clean
@@ -60,6 +61,11 @@ def needs_smtputf8(*addresses: Address) -> bool:
 
 def format_date(seconds: float) -> str:
     """Unix seconds as RFC 5322 3.3 has it, in UTC: `Mon, 02 Jan 2006 15:04:05 +0000`."""
+    return _date(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True).replace("GMT", "+0000")
 
 

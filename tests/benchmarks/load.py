@@ -116,9 +116,9 @@ class Load:
             self.done.set_exception(RuntimeError(line.decode("utf-8", "replace")))
 
 
-async def run(options: argparse.Namespace) -> dict[str, float]:
+async def run(options: argparse.Namespace, kind: type[Load] | None = None) -> dict[str, float]:
     """Send all mails; what was measured."""
-    load = Load(options.mails, options.connections, options.size, options.pipelined, options.to)
+    load = (kind or Load)(options.mails, options.connections, options.size, options.pipelined, options.to)
     loop = asyncio.get_running_loop()
     for _ in range(options.connections):
         _, client = await loop.create_connection(lambda: Client(load), "127.0.0.1", options.port)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.crash import crash_configuration, ended, load, mutation
 from tests.support.server import ServerProcess
-from tests.support.trace import FILE_WRITES, READS, SYNCS, WRITES, Call, Dialogue, calls, start_traced, wait_for_end
+from tests.support.trace import FILE_WRITES, READS, SYNCS, WRITES, Call, Dialogue, calls, dialogues, start_traced, wait_for_end
 
 pytestmark = pytest.mark.peer("strace")
 
@@ -23,14 +23,14 @@ ID = 18  # characters of a mail's id
 class Account:
     """What a trace says of every mail, by its id."""
 
-    dialogues: dict[str, Dialogue] = field(default_factory=dict)
+    dialogues: list[Dialogue] = field(default_factory=list)
     written: dict[bytes, int] = field(default_factory=dict)  # where the first write of its id to the WAL had returned
     syncs: list[tuple[int, int]] = field(default_factory=list)  # where a sync of the WAL began and had returned
 
     def verdicts(self) -> dict[bytes, str]:
         """Each mail that got its 250: "" or what was wrong."""
         verdicts = {}
-        for dialogue in self.dialogues.values():
+        for dialogue in self.dialogues:
             assert len(dialogue.dots) == len(dialogue.replies)
             for dot, (replied, line) in zip(dialogue.dots, dialogue.replies, strict=True):
                 verdicts[line[-ID:]] = self._judge(line[-ID:], dot, replied)
@@ -49,21 +49,17 @@ def observe(trace: Path) -> Account:
     """Go through a trace once."""
     account = Account()
     writes: list[tuple[int, bytes]] = []
-    conversation: dict[str, list[Call]] = {}
+    spoken: list[Call] = []
     for call in calls(trace):
         if call.peer and (call.name in READS or call.name in WRITES):
-            conversation.setdefault(call.peer, []).append(call)
+            spoken.append(call)
         elif call.target.endswith(".db-wal"):
             if call.name in SYNCS and call.result == 0:
                 account.syncs.append((call.begun, call.done))
             elif call.name in FILE_WRITES and call.result > 0:
                 writes.append((call.done, call.arguments))
-    for peer, found in conversation.items():
-        dialogue = account.dialogues[peer] = Dialogue()
-        # Two threads never share a connection, but a read may be noted behind a write that it was before.
-        for call in sorted(found, key=lambda call: call.begun):
-            dialogue.feed(call)
-    known = {line[-ID:] for dialogue in account.dialogues.values() for _, line in dialogue.replies}
+    account.dialogues = dialogues(spoken)
+    known = {line[-ID:] for dialogue in account.dialogues for _, line in dialogue.replies}
     starts = b"|".join(sorted({mail[:5] for mail in known}))
     pattern = re.compile(rb"(?=((?:%s)[0-9a-z]{13}))" % starts)
     for done, text in writes:

@@ -124,9 +124,9 @@ class Dialogue:
             self.replies += [(call.begun, line) for line in lines if line.startswith(b"250 2.0.0 Queued as ")]
 
 
-def dialogues(found: list[Call]) -> dict[str, Dialogue]:
-    """The conversations of a trace, by the client's address."""
+def dialogues(spoken: list[Call]) -> list[Dialogue]:
+    """The conversations that these calls were. One thread has all sockets, so its calls don't overlap."""
     by_peer: dict[str, Dialogue] = defaultdict(Dialogue)
-    for call in found:
+    for call in spoken:
         by_peer[call.peer].feed(call)
-    return by_peer
+    return list(by_peer.values())

@@ -6,6 +6,7 @@ Several processes may share the file: every claim is taken in a transaction, and
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,12 +55,10 @@ class SQLiteStore:
         if not create and not self._path.exists():
             raise StoreUnusableError(f"{self._path}: there is no such database yet; `responder serve` creates it")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self._path.exists()
+            if not self._path.exists():
+                _make(self._path)
             connection = connect(self._path, create=create)
             try:
-                if new:
-                    self._path.chmod(0o600)  # mail is nobody else's to read
                 migrate(connection, SCHEMA)
             except BaseException:
                 connection.close()
@@ -196,3 +195,17 @@ class SQLiteStore:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _make(path: Path) -> None:
+    """An empty file that is nobody else's to read, never for an instant, in a folder that a power cut does not take away."""
+    folder = path.absolute().parent
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):  # SQLite syncs the folder of its file, but not that folder's name in the one above
+        above = os.open(one.parent, os.O_RDONLY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
