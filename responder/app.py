@@ -10,11 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from responder.agents.host import Host
-from responder.agents.load import PluginError, load
-from responder.answering.setup import Setup, set_up
 from responder.answering.stage import Answering
 from responder.clock import Clock
-from responder.config import Config, ConfigError, unsupported
+from responder.config import Config, ConfigError
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
 from responder.inbound.limits import Gatekeeper
@@ -24,33 +22,12 @@ from responder.observe import event
 from responder.outbound.base import Transport
 from responder.outbound.print import PrintTransport
 from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
+from responder.start import StartError, make_store, prepare
 from responder.store.base import Store, StoreError, StoreUnusableError
-from responder.store.sqlite import SQLiteStore
 from responder.worker import Lease, Worker
 
 DRAIN = 20.0  # seconds that what is under way gets to end in, at a stop
 RETENTION = 60.0  # seconds between two looks for what may be removed
-
-
-class StartError(Exception):
-    """The server can't start as it is configured: one line, `FILE: KEY: REASON`."""
-
-
-def prepare(config: Config, file: Path) -> Setup:
-    """A configuration with its plugins loaded and its agents built. Raises `StartError`."""
-    for notice in unsupported(config):
-        if notice.fatal:
-            raise StartError(f"{file}: {notice}")
-    try:
-        return set_up(config, load(config.plugins))
-    except PluginError as error:
-        raise StartError(f"{file}: {error}") from error
-
-
-def make_store(config: Config, clock: Clock) -> SQLiteStore:
-    """The store that a configuration names, not opened yet."""
-    assert config.sqlite_path is not None, "refused by `unsupported`"
-    return SQLiteStore(config.sqlite_path, clock)
 
 
 def make_transport(config: Config, own: set[tuple[str, int]], clock: Clock) -> Transport:
@@ -74,7 +51,7 @@ class Server:
         self._clock = clock
         self._setup = prepare(config, file)
         self._stop = asyncio.Event()
-        self.store: Store = make_store(config, clock)
+        self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
         self.gatekeeper = Gatekeeper(config.limits, clock)
         self.intake = Intake(

@@ -6,6 +6,7 @@ stored in one transaction; who has no return address (`<>`, and every answer of 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 
@@ -37,7 +38,8 @@ class Delivery:
         self._store = store
         self._lease = lease
         self._clock = clock
-        self._sending: Counter[str] = Counter()
+        self._sending: Counter[str] = Counter()  # claimed, by domain
+        self._rooms: dict[str, asyncio.Semaphore] = {}  # connections that are free, by destination
 
     async def claim(self, token: str, limit: int) -> tuple[list[OutboundItem], float | None]:
         items, due = await self._store.claim_outbound(token, limit, self._sending, per_domain(self.config.delivery))
@@ -46,8 +48,6 @@ class Delivery:
 
     async def handle(self, item: OutboundItem) -> Settlement:
         """One attempt."""
-        if not self._lease.valid:  # we were stopped for so long that another one may have it by now
-            return Settlement(Event.YIELD, "the lease had run out")
         try:
             content = await self._store.content(item.content_id) if item.content is None else item.content
         except KeyError:
@@ -60,7 +60,10 @@ class Delivery:
             body8bit=not content.isascii(),
             id=item.id,
         )
-        [result] = await self.transport.send(envelope)
+        async with self._room(item):
+            if not self._lease.valid:  # we were stopped for so long that another one may have it by now
+                return Settlement(Event.YIELD, "the lease had run out")
+            [result] = await self.transport.send(envelope)
         if result.outcome is Outcome.SUCCESS:
             return Settlement(Event.DELIVER, describe(result))
         if result.outcome is Outcome.TRANSIENT and self._clock.now() < item.expires_at:
@@ -79,6 +82,7 @@ class Delivery:
         self._sending[item.domain] -= 1
         if not self._sending[item.domain]:
             del self._sending[item.domain]
+            self._rooms.pop(item.domain, None)
         if ended is None:
             event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
             return
@@ -94,6 +98,16 @@ class Delivery:
             attempt=item.claim.attempts,
             reason=reason,
         )
+
+    def _room(self, item: OutboundItem) -> asyncio.Semaphore:
+        """One connection's worth of the item's destination. More than that is claimed, so that none stands idle."""
+        table = self.config.delivery
+        destination = item.domain if table.transport == "mx" else ""
+        room = self._rooms.get(destination)
+        if room is None:
+            limit = table.concurrency if table.transport == "print" else table.connections_per_host
+            room = self._rooms[destination] = asyncio.Semaphore(limit)
+        return room
 
     def _later(self, item: OutboundItem, reason: str) -> Settlement:
         pause = next_attempt(item.claim.attempts, self.config.delivery.retry, self._clock.jitter(0.0, 1.0))
@@ -145,13 +159,13 @@ class Delivery:
 
 
 def per_domain(table: DeliveryTable) -> int:
-    """How many messages may be on their way to one domain: to its hosts, as many as there may be connections."""
-    return table.connections_per_host if table.transport == "mx" else table.concurrency
+    """How many messages to one domain may be claimed: as many as there may be connections, and as many that wait for one."""
+    return 2 * table.connections_per_host if table.transport == "mx" else places(table)
 
 
 def places(table: DeliveryTable) -> int:
-    """How many messages may be on their way at a time."""
-    return min(table.concurrency, table.connections_per_host) if table.transport == "smarthost" else table.concurrency
+    """How many messages may be claimed at a time, those that wait for a connection included."""
+    return 2 * (table.connections_per_host if table.transport == "smarthost" else table.concurrency)
 
 
 def needs_utf8(item: OutboundItem) -> bool:

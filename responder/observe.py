@@ -18,9 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, TextIO
 
-_PLAIN = re.compile(
-    r"[!#-<>-\[\]-~\u00a1-\ud7ff\ue000-\ufffc]+"
-)  # no space, quote, equals sign, backslash or ASCII control
+_PLAIN = re.compile(r"[!#-<>-\[\]-~\u00a1-\ud7ff\ue000-\ufffc]+")  # no space, quote, equals sign, backslash or control
 
 Formatter = Callable[[float, int, str, Mapping[str, object], BaseException | None], str]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +30,8 @@ class TryLater(Exception):  # noqa: N818 - fixed by the contract; it is no error
 
     def __init__(self, seconds: float = 60.0) -> None:
         self.seconds = min(max(float(seconds), 0.0), MAX_DELAY)
+        if math.isnan(self.seconds):
+            raise ValueError("TryLater wants a number of seconds")
         super().__init__(f"the agent asked to be run again in {self.seconds:g} s")
 
 

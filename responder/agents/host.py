@@ -7,19 +7,22 @@ import inspect
 import logging
 import traceback
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from responder.agents.base import Answer, Forward, Mail, Reply, TryLater
-from responder.agents.load import AgentType, PluginError
+from responder.agents.load import AgentType, PluginError, one_line
+from responder.agents.threads import BusyError, Threads
+from responder.config.errors import dotted
 from responder.observe import event
 
 TRACEBACK = 4000  # characters of an agent's traceback that `explain` keeps, from its end
 MAX_ANSWER = 10 * 1024 * 1024  # characters and octets of one answer, all parts together
 GRACE = 1.0  # seconds that an agent which took too long gets to clean up in
+SPARE = 256  # threads in place of those in which an agent hangs
 
 
 class AgentError(Exception):
@@ -44,15 +47,21 @@ class Inbox:
 
 
 class Host:
-    """The agents of a configuration. Its threads run the synchronous ones."""
+    """Runs the agents of a configuration. Synchronous ones run in threads: one for each run that may be under way at a time,
+    and `SPARE` in place of those that hang."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, "responder-agent")
+        self._threads = Threads(threads + SPARE)
         self._left_behind: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:
         """Let go of the threads; one that hangs in an agent does not hold us up."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+    @property
+    def stuck(self) -> int:
+        """How many runs go on that nobody waits for any more, or still does."""
+        return len(self._left_behind) + self._threads.busy
 
     async def run(self, inbox: Inbox, mail: Mail) -> Answer:
         """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else.
@@ -75,17 +84,21 @@ class Host:
                 event("agent does not end", level=logging.WARNING, id=mail.id, inbox=inbox.name)
             where = task.result()[1] if task.done() and not task.cancelled() else None
             raise AgentError(f"the agent took longer than {inbox.timeout:g} s", _trace(where) if where else "")
+        if task.cancelled():  # by itself: cancelled, and then returned without a pause
+            raise AgentError("the agent cancelled its own task")
         answer, error = task.result()
         if isinstance(error, TryLater):
-            raise error
+            raise _wish(error)
+        if isinstance(error, BusyError):
+            raise AgentError(str(error))
         if error is not None:
-            raise AgentError(f"the agent raised {type(error).__name__}: {_one_line(error)}", _trace(error)) from None
+            raise AgentError(f"the agent raised {type(error).__name__}: {one_line(error)}", _trace(error)) from None
         try:
             return check(answer)
         except AgentError:
             raise
         except Exception as mistake:  # a `Reply` that holds what no `Reply` may hold
-            reason = f"the agent's answer can't be read: {type(mistake).__name__}: {_one_line(mistake)}"
+            reason = f"the agent's answer can't be read: {type(mistake).__name__}: {one_line(mistake)}"
             raise AgentError(reason, _trace(mistake)) from None
 
     async def _contained(self, agent: Any, mail: Mail) -> tuple[object, BaseException | None]:
@@ -100,8 +113,9 @@ class Host:
         function = agent if inspect.isfunction(agent) else agent.answer
         if inspect.iscoroutinefunction(function):
             return await function(mail)
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._threads, function, mail)
+        result, error = await self._threads.run(partial(function, mail))
+        if error is not None:
+            raise error
         return await result if inspect.isawaitable(result) else result
 
 
@@ -109,20 +123,34 @@ def build(name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapp
     """An inbox's agent, with its settings validated. Raises `PluginError`: one line with the key and the reason."""
     kind = agents.get(agent)
     if kind is None:
-        known = ", ".join(agents) or "none"
-        raise PluginError(f'inboxes.{name}.agent: there is no agent "{agent}" (there are: {known})')
+        known = ", ".join(agents) or "none: is `plugins` set to the folder they are in?"
+        raise PluginError(f'{dotted(("inboxes", name, "agent"))}: there is no agent "{agent}" (there are: {known})')
+    table = dotted(("inboxes", name, "settings"))
     try:
         validated: BaseModel = kind.settings.model_validate(dict(settings))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in ("inboxes", name, "settings", *first["loc"]))
-        raise PluginError(f"{key}: {first['msg']}") from None
+        raise PluginError(_invalid(kind, table, error)) from None
+    except Exception as error:  # a validator that raises what pydantic doesn't expect
+        raise PluginError(f"{table}: {type(error).__name__}: {one_line(error)}") from error
     try:
         return kind, kind.build(validated)
-    except Exception as error:
-        raise PluginError(
-            f'inboxes.{name}: the agent "{agent}" does not start: {type(error).__name__}: {error}'
-        ) from error
+    except (Exception, SystemExit) as error:
+        reason = f'the agent "{agent}" does not start: {type(error).__name__}: {one_line(error)}'
+        raise PluginError(f"{dotted(('inboxes', name))}: {reason}") from error
+
+
+def _invalid(kind: AgentType, table: str, error: ValidationError) -> str:
+    """What is wrong with an agent's settings: the first key, and the reason. No value is repeated: it may be a secret."""
+    found = error.errors(include_url=False, include_input=False)
+    first = found[0]
+    key = table + dotted(("", *first["loc"]))
+    if first["type"] == "extra_forbidden":
+        reason = f"unknown key; known here: {', '.join(kind.settings.model_fields) or 'none'}"
+    elif first["type"] == "missing":
+        reason = "is required"
+    else:
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{key}: {reason}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 
 
 def check(answer: object) -> Answer:
@@ -139,8 +167,7 @@ def check(answer: object) -> Answer:
         return answer
     if not isinstance(answer, Reply):
         raise AgentError(f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, str and None")
-    if not isinstance(answer.text, str) or not isinstance(answer.html, str):
-        raise AgentError("the agent's Reply holds something else than text in text or html")
+    _check_fields(answer)
     if not answer.text.strip() and not answer.html.strip() and not answer.attachments:
         return None
     size = len(answer.text) + len(answer.html) + sum(len(attachment.data) for attachment in answer.attachments)
@@ -149,11 +176,37 @@ def check(answer: object) -> Answer:
     return answer
 
 
-def _one_line(error: BaseException) -> str:
+def _check_fields(answer: Reply) -> None:
+    """Python checks no types: what an agent put into its Reply may be anything. Raises `AgentError`."""
+    if not isinstance(answer.text, str) or not isinstance(answer.html, str):
+        raise AgentError("the agent's Reply holds something else than text in text or html")
+    if answer.subject is not None and not isinstance(answer.subject, str):
+        raise AgentError("the agent's Reply holds something else than text in subject")
+    if not isinstance(answer.headers, Mapping) or not all(
+        isinstance(part, str) for field in answer.headers.items() for part in field
+    ):
+        raise AgentError("the agent's Reply holds something else than a table of texts in headers")
+    if not isinstance(answer.attachments, list | tuple) or not all(_is_file(file) for file in answer.attachments):
+        raise AgentError(
+            "the agent's Reply holds something else than a list of Attachments (text, text, bytes) in attachments"
+        )
+
+
+def _is_file(file: object) -> bool:
+    """Whether it can be sent as a file; one that came with a mail can, too."""
+    return (
+        isinstance(getattr(file, "name", None), str)
+        and isinstance(getattr(file, "content_type", None), str)
+        and isinstance(getattr(file, "data", None), bytes | bytearray)
+    )
+
+
+def _wish(wish: TryLater) -> TryLater:
+    """The agent's wish as one of our own: a subclass may hold anything in `seconds`. Raises `AgentError`."""
     try:
-        return " ".join(str(error).split())[:300]
-    except Exception:
-        return "(it does not say what)"
+        return TryLater(wish.seconds)
+    except Exception as error:
+        raise AgentError(f"the agent's TryLater names no time: {type(error).__name__}", _trace(error)) from None
 
 
 def _trace(error: BaseException) -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pluggy
 from pydantic import BaseModel
 
 from responder.agents import hookspecs
-from responder.agents.base import Agent, NoSettings
+from responder.agents.base import Agent, Kind, NoSettings
+from responder.agents.files import fresh, import_file
 
 GROUP = "responder"
 
@@ -45,12 +42,18 @@ class AgentType:
 def load(folders: Sequence[Path]) -> dict[str, AgentType]:
     """Every agent there is, by name. A file in a folder takes the place of an installed module of the same file name.
 
-    Raises `PluginError` for a folder that is missing, a plugin that fails to import, and a name that is registered twice.
+    Files are read afresh each time, what they import from their folder too. Raises `PluginError` for a folder that is
+    missing, a plugin that fails to import, and a name that is registered twice; then the modules of before stay.
     """
+    files = _files(folders)
+    with fresh([folder.resolve() for folder in folders]):
+        return _load(files)
+
+
+def _load(files: dict[str, Path]) -> dict[str, AgentType]:
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
-    files = _files(folders)
-    modules: list[tuple[str, Callable[[], Any]]] = [(str(path), partial(_import_file, path)) for path in files.values()]
+    modules: list[tuple[str, Callable[[], Any]]] = [(str(path), partial(import_file, path)) for path in files.values()]
     modules += [
         (f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value, entry.load)
         for entry in _installed()
@@ -70,10 +73,13 @@ def load(folders: Sequence[Path]) -> dict[str, AgentType]:
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise PluginError(f"{folder}: no such plugin folder")
-        for path in sorted(folder.glob("*.py")):
-            if path.name.startswith(("_", "test_")) or path.stem == "conftest":
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            reason = "no such plugin folder" if isinstance(error, FileNotFoundError) else error.strerror
+            raise PluginError(f"{folder}: {reason}") from None
+        for path in paths:
+            if path.suffix != ".py" or path.name.startswith(("_", ".", "test_")) or path.stem == "conftest":
                 continue
             if path.stem in found and found[path.stem].resolve() != path.resolve():
                 raise PluginError(f"{path}: there is already a plugin {found[path.stem]}")
@@ -87,37 +93,13 @@ def _installed() -> list[EntryPoint]:
     return sorted(found.values(), key=lambda entry: entry.value)
 
 
-def _import_file(path: Path) -> ModuleType:
-    """A plugin file as a module of its own, read afresh: a reload sees what the file says now."""
-    name = f"responder_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # where pydantic and dataclasses look up the annotations of what the module defines
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
-        raise
-    return module
-
-
 def _agents_of(plugins: pluggy.PluginManager, origin: str, importer: Callable[[], Any]) -> list[AgentType]:
     """What one plugin registers, by its hook and by `@agent` functions."""
     try:
         module = importer()
         plugins.register(module, name=origin)
         plugins.check_pending()
-        named: list[tuple[str, object]] = []
-        hook = getattr(module, "responder_agents", None)
-        if hook is not None and plugins.parse_hookimpl_opts(module, "responder_agents") is not None:
-            named += list(hook().items())
-        named += [
+        named = _hooked(plugins, module) + [
             (member.__responder_agent__, member)
             for member in vars(module).values()
             if inspect.isfunction(member) and hasattr(member, "__responder_agent__")
@@ -126,20 +108,43 @@ def _agents_of(plugins: pluggy.PluginManager, origin: str, importer: Callable[[]
             raise PluginError(
                 "it registers no agent: write `responder_agents` with @hookimpl, or a function with @agent"
             )
-        return [_agent_type(name, thing, origin) for name, thing in named]
+        # One thing under two names of the module is still one.
+        distinct = {(name, id(thing)): (name, thing) for name, thing in named}.values()
+        return [_agent_type(name, thing, origin) for name, thing in distinct]
     except PluginError as error:
         raise PluginError(f"{origin}: {error}") from None
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{origin}: {type(error).__name__}: {_one_line(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin that ends the program at its import, too
+        raise PluginError(f"{origin}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _hooked(plugins: pluggy.PluginManager, module: object) -> list[tuple[object, object]]:
+    """What the hook of one module returns."""
+    hook = getattr(module, "responder_agents", None)
+    if hook is None or plugins.parse_hookimpl_opts(module, "responder_agents") is None:
+        return []
+    agents = hook()
+    if not isinstance(agents, Mapping):
+        if inspect.iscoroutine(agents):
+            agents.close()
+        raise PluginError(f"responder_agents must return a dict of agents, not {type(agents).__name__}")
+    return list(agents.items())
 
 
 def _agent_type(name: object, thing: object, origin: str) -> AgentType:
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise PluginError(f"an agent's name must be a text, not {name!r}")
     summary = (inspect.getdoc(thing) or "").partition("\n")[0]
     if inspect.isclass(thing) and issubclass(thing, Agent):
         if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
             raise PluginError(f'the Settings of "{name}" must be a pydantic model')
+        if thing.kind not in get_args(Kind):
+            raise PluginError(f'the kind of "{name}" must be one of {", ".join(get_args(Kind))}')
+        if not isinstance(thing.interval, int | float) or not 0 <= thing.interval < math.inf:
+            raise PluginError(f'the interval of "{name}" must be a number of seconds')
+        if thing.answer is Agent.answer:
+            raise PluginError(f'"{name}" has no method `answer`')
         return AgentType(
             name, origin, thing.Settings, thing.kind, thing.interval, thing.reads_automatic_mail, summary, thing
         )
@@ -148,5 +153,9 @@ def _agent_type(name: object, thing: object, origin: str) -> AgentType:
     raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def one_line(error: BaseException) -> str:
+    """What an exception says of itself, whatever it is."""
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return "(it does not say what)"

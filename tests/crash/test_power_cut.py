@@ -26,7 +26,7 @@ from tests.support.crash import crash_configuration, ended, load, mutation, wait
 from tests.support.disk import Disk
 from tests.support.neighbours import Neighbours, neighbours
 from tests.support.server import ServerProcess
-from tests.support.trace import WRITES, calls, start_traced, wait_for_end
+from tests.support.trace import SYNCS, WRITES, calls, start_traced, wait_for_end
 
 pytestmark = pytest.mark.peer("strace")
 
@@ -118,6 +118,8 @@ def test_power_cut_at_any_instant_then_every_acknowledged_mail_and_every_answer_
             gone = lost(cut)
             assert not gone, f"{len(gone)} of {len(cut.mails)} mails and {len(cut.answers)} answers: {cut.database}"
             looked += 1
+        checkpoints = [call for call in calls(tmp_path / "trace") if call.name in SYNCS and call.target == str(server.database)]
+        assert len(checkpoints) > 1, "only the creation of the database was looked at, no checkpoint"
         print(f"{looked} power cuts, the last with {len(cut.mails)} mails and {len(cut.answers)} answers")
         assert looked >= 2 * INSTANTS
         assert len(cut.mails) >= 1000

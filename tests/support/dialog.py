@@ -164,9 +164,7 @@ async def play(dialog: Dialog, folder: Path, cut: int = 0) -> None:
         await _check(dialog.checks, store)
 
 
-async def _converse(
-    dialog: Dialog, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int
-) -> None:
+async def _converse(dialog: Dialog, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int) -> None:
     said: list[str] = []
     divided = False
     for kind, value in dialog.steps:

@@ -38,10 +38,10 @@ class Disk:
         """Take in one call that returned."""
         if call.result < 0:
             return
-        if call.name in ("mkdir", "unlink"):
+        if call.name.startswith(("mkdir", "unlink")):
             path = str(self._folder.parent / call.arguments.split(b'"')[1].decode())
             if path.startswith(str(self._folder)):
-                self._renamed.append((call.done, path, call.name == "mkdir"))
+                self._renamed.append((call.done, path, call.name.startswith("mkdir")))
             return
         if call.name == "openat":
             self._open(call)

@@ -114,7 +114,6 @@ class Postfix:
     def __enter__(self) -> Postfix:
         try:
             self._configure()
-            self._run("postfix", "check")
             self._process = subprocess.Popen(
                 _as_root(_program("postfix"), "-c", str(self.folder), "start-fg"),
                 stdin=subprocess.DEVNULL,

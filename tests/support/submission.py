@@ -96,3 +96,23 @@ def settled(server: ServerProcess, seconds: float, *, mails: int) -> dict[str, d
         return None if any(WAITING & set(states) for states in found.values()) else found
 
     return until(look, seconds, lambda: f"not settled: {queue(server, 'stats')}\n{server.log.read_text()[-4000:]}")
+
+
+def queued_as(reply: tuple[int, str]) -> str:
+    """The id of a mail that was accepted."""
+    code, text = reply
+    assert code == 250, reply
+    return text.rpartition(" ")[2]
+
+
+def ended(server: ServerProcess, mail_id: str, seconds: float = 30.0) -> list[dict[str, Any]]:
+    """The items of a mail (received ones, answers, forwards, notifications), once none of them waits any more."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        [account] = json.loads(server.command("explain", mail_id, "--json").stdout)
+        found[:] = account["items"]
+        return not any(item["state"] in WAITING for item in found)
+
+    until(look, seconds, lambda: f"{mail_id} has not come to an end: {found}\n{server.log.read_text()[-4000:]}")
+    return found

@@ -17,7 +17,7 @@ READS: Final = frozenset({"read", "readv", "recvfrom", "recvmsg"})
 WRITES: Final = frozenset({"write", "writev", "sendto", "sendmsg"})
 FILE_WRITES: Final = frozenset({"pwrite64", "pwritev", "write", "writev"})
 SYNCS: Final = frozenset({"fdatasync", "fsync"})
-OTHERS: Final = frozenset({"ftruncate", "openat", "mkdir", "unlink", "rename", "lseek"})
+OTHERS: Final = frozenset({"ftruncate", "openat", "mkdir", "mkdirat", "unlink", "unlinkat", "lseek"})
 
 _LINE = re.compile(rb"(\d+) +(?:<\.\.\. )?(\w+)")
 _TARGET = re.compile(rb"(?:\w+)<((?:TCP|UNIX)[^\[]*\[[^\]]*\]|[^>]*)>")

@@ -35,8 +35,8 @@ BUSY = 10.0  # seconds that another process may hold the write lock before we sa
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """A connection whose commits are on disk when they return. Raises `sqlite3.Error`, also where the file is missing and
-    `create` was not asked for: a database that vanishes must not be replaced by an empty one."""
+    """A connection whose commits are on disk when they return; `migrate` sees to the rest. Raises `sqlite3.Error`, also where
+    the file is missing and `create` was not asked for: a database that vanishes must not be replaced by an empty one."""
     mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -47,7 +47,6 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         cached_statements=256,
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
         # FULL: the WAL is synced at each commit. NORMAL would lose the last commits, and so acknowledged mail, at a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -65,19 +64,17 @@ def migrate(connection: sqlite3.Connection, folder: Path) -> None:
 
     Raises `StoreUnusableError` where the file is not ours or of a version this program does not know, and `sqlite3.Error`.
     """
-    scripts = {int(path.stem): path for path in sorted(folder.glob("*.sql"))}
-    newest = max(scripts)
+    scripts = {int(path.stem): path for path in folder.glob("*.sql")}
+    newest = newest_version(folder)
+    connection.execute("BEGIN")  # one snapshot: another process may be migrating
+    try:
+        examine(connection, newest)  # before the next pragma changes the file of another program
+    finally:
+        connection.execute("ROLLBACK")
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")  # two processes that start together: one migrates, the other finds it done
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if owner != APPLICATION_ID and (version or tables):
-            raise StoreUnusableError("the database belongs to another program")
-        if version > newest:
-            raise StoreUnusableError(
-                f"the database has schema version {version}, this program knows {newest}: run the newer program"
-            )
+        version = examine(connection, newest)
         for number in range(version + 1, newest + 1):
             for statement in split_script(scripts[number].read_text(encoding="utf-8")):
                 connection.execute(statement)
@@ -88,6 +85,25 @@ def migrate(connection: sqlite3.Connection, folder: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def examine(connection: sqlite3.Connection, newest: int) -> int:
+    """The version of a database; 0 where it is empty. Raises `StoreUnusableError` where it is not ours or newer than `newest`."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    owner = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if owner != APPLICATION_ID and (version or tables):
+        raise StoreUnusableError("the database belongs to another program")
+    if version > newest:
+        raise StoreUnusableError(
+            f"the database has schema version {version}, this program knows {newest}: run the newer program"
+        )
+    return version
+
+
+def newest_version(folder: Path) -> int:
+    """The version that the scripts in `folder` lead to."""
+    return max(int(path.stem) for path in folder.glob("*.sql"))
 
 
 def split_script(script: str) -> list[str]:
