@@ -12,7 +12,7 @@ from pathlib import Path
 from responder.agents.host import Host
 from responder.answering.stage import Answering
 from responder.clock import Clock
-from responder.config import Config, ConfigError
+from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
 from responder.inbound.limits import Gatekeeper
@@ -80,6 +80,7 @@ class Server:
             except StoreError as error:
                 raise StartError(f"{self._file}: store: {error}") from error
             self._own.update(self.listener.addresses)
+            _remark(config)
             await self._serve(config, ready)
         finally:
             self.listener.stop()
@@ -152,6 +153,7 @@ class Server:
             )
             self._closing = asyncio.ensure_future(transport.close())
         self.delivery.config = config
+        _remark(config)
         event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)
 
     async def _retention(self) -> None:
@@ -165,3 +167,10 @@ class Server:
             except StoreError as error:
                 event("retention failed", level=logging.ERROR, cause=str(error))
             await self._clock.sleep(RETENTION)
+
+
+def _remark(config: Config) -> None:
+    """Log what the operator may not have meant; what is fatal was refused before."""
+    for notice in unsupported(config):
+        if not notice.fatal:
+            event("notice", key=notice.key, reason=notice.reason)

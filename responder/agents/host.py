@@ -125,13 +125,13 @@ def build(name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapp
     if kind is None:
         known = ", ".join(agents) or "none: is `plugins` set to the folder they are in?"
         raise PluginError(f'{dotted(("inboxes", name, "agent"))}: there is no agent "{agent}" (there are: {known})')
-    table = dotted(("inboxes", name, "settings"))
     try:
         validated: BaseModel = kind.settings.model_validate(dict(settings))
     except ValidationError as error:
-        raise PluginError(_invalid(kind, table, error)) from None
+        raise PluginError(_invalid(kind, name, error)) from None
     except Exception as error:  # a validator that raises what pydantic doesn't expect
-        raise PluginError(f"{table}: {type(error).__name__}: {one_line(error)}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise PluginError(f"{dotted(('inboxes', name, 'settings'))}: {reason}") from error
     try:
         return kind, kind.build(validated)
     except (Exception, SystemExit) as error:
@@ -139,11 +139,11 @@ def build(name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapp
         raise PluginError(f"{dotted(('inboxes', name))}: {reason}") from error
 
 
-def _invalid(kind: AgentType, table: str, error: ValidationError) -> str:
+def _invalid(kind: AgentType, name: str, error: ValidationError) -> str:
     """What is wrong with an agent's settings: the first key, and the reason. No value is repeated: it may be a secret."""
     found = error.errors(include_url=False, include_input=False)
     first = found[0]
-    key = table + dotted(("", *first["loc"]))
+    key = dotted(("inboxes", name, "settings", *first["loc"]))
     if first["type"] == "extra_forbidden":
         reason = f"unknown key; known here: {', '.join(kind.settings.model_fields) or 'none'}"
     elif first["type"] == "missing":

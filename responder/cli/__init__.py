@@ -6,11 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
-from responder.app import StartError
 from responder.cli import check, plugins, queue, serve, trial
+from responder.cli.common import harmless
 from responder.config import ConfigError
+from responder.start import StartError
 from responder.store.base import StoreError, StoreUnusableError
 
 FAILED = 1
@@ -19,6 +21,9 @@ BAD_USE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that isn't UTF-8 still shows all mail
     options = parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -33,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `responder queue list | head`
+        # What is still buffered would fail again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -42,9 +48,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="responder",
         description="An e-mail agent server: mail comes in by SMTP, its inbox's agent answers, the answer leaves through the MX.",
+        epilog="`responder VERB --help` says more. Exit status: 0 done, 1 the work failed, 2 bad usage or configuration.",
     )
     top.add_argument("--version", action="version", version=f"responder {_version()}")
-    verbs = top.add_subparsers(metavar="VERB", required=True)
+    verbs = top.add_subparsers(metavar="VERB", title="verbs", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--config",
@@ -59,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _complain(text: str, status: int) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"responder: {' '.join(text.split())}\n")
+    sys.stderr.write(f"responder: {harmless(' '.join(text.split()))}\n")
     return status
 
 

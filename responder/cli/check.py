@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.app import prepare
 from responder.cli.common import Verbs, configuration, print_json, print_table
 from responder.config import format_duration, unsupported
+from responder.start import look_around, prepare
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -15,7 +15,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "check",
         parents=[common],
         help="validate configuration and plugins, and say what would run",
-        description="Read the configuration, load the plugins and build every inbox's agent, without opening a socket.",
+        description="Read the configuration, load the plugins, build every inbox's agent and look at the store. Nothing is"
+        " written and no socket is opened, so it may run beside the server.",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=run)
@@ -24,6 +25,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
     setup = prepare(config, file)
+    look_around(config, file)
     notices = [notice for notice in unsupported(config) if not notice.fatal]
     if options.json:
         print_json(

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from responder.app import StartError, make_store
 from responder.clock import SystemClock
-from responder.config import Config, find, load, unsupported
-from responder.store.base import Store
+from responder.config import Config, find, load
+from responder.start import StartError, make_store
+from responder.store.base import Store, StoreUnusableError
 
 T = TypeVar("T")
 Verbs = Any  # argparse's action of sub-parsers has no public name
@@ -30,15 +30,15 @@ def configuration(options: argparse.Namespace) -> tuple[Config, Path]:
 
 
 def with_store(options: argparse.Namespace, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Run `work` on the store of the configuration. Raises `StoreError`, `StoreUnusableError`."""
+    """Run `work` on the store of the configuration. Raises `StartError`, `StoreError`."""
     config, file = configuration(options)
-    for notice in unsupported(config):
-        if notice.fatal and notice.key == "store":
-            raise StartError(f"{file}: {notice}")
 
     async def run() -> T:
-        store = make_store(config, SystemClock())
-        await store.open(create=False)
+        store = make_store(config, file, SystemClock())
+        try:
+            await store.open(create=False)
+        except StoreUnusableError as error:
+            raise StartError(f"{file}: store: {error}") from error
         try:
             return await work(store)
         finally:
@@ -48,8 +48,9 @@ def with_store(options: argparse.Namespace, work: Callable[[Store], Awaitable[T]
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2, default=str) + "\n")
+    """One JSON document on standard output; what a terminal would obey is written as `\\uXXXX`."""
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n".join([_escaped(line) for line in text.split("\n")]) + "\n")
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -80,6 +81,10 @@ def bold(text: str) -> str:
 def when(seconds: float) -> str:
     """A time for people, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _escaped(line: str) -> str:
+    return line if line.isprintable() else "".join([c if c.isprintable() else json.dumps(c)[1:-1] for c in line])
 
 
 def _plain(value: object) -> object:

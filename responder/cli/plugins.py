@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 
-from responder.agents.load import PluginError, load
-from responder.app import StartError
 from responder.cli.common import Verbs, bold, configuration, harmless, print_json
+from responder.start import load_agents
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -16,6 +15,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "plugins",
         parents=[common],
         help="the agents known, where each comes from, the JSON schema of its settings",
+        description="Every agent that an inbox may have: the files of the folders that `plugins` names, and installed packages.",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=run)
@@ -23,10 +23,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
-    try:
-        agents = load(config.plugins)
-    except PluginError as error:
-        raise StartError(f"{file}: plugins: {error}") from error
+    agents = load_agents(config, file)
     if options.json:
         print_json(
             {
@@ -40,13 +37,15 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
+    if not agents:
+        sys.stdout.write("There are no agents: set `plugins` to the folder that they are in.\n")
     for agent in agents.values():
-        sys.stdout.write(f"{bold(agent.name)}  ({agent.kind}, from {agent.origin})\n")
+        sys.stdout.write(f"{bold(agent.name)}  ({agent.kind}, from {harmless(agent.origin)})\n")
         if agent.summary:
             sys.stdout.write(f"    {harmless(agent.summary)}\n")
         properties = agent.settings.model_json_schema().get("properties", {})
         for name, schema in properties.items():
             kind = schema.get("type") or " or ".join(one.get("type", "?") for one in schema.get("anyOf", [])) or "any"
             default = f", default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
-            sys.stdout.write(f"    {name}: {kind}{default}\n")
+            sys.stdout.write(harmless(f"    {name}: {kind}{default}") + "\n")
     return 0

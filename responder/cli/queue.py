@@ -20,27 +20,46 @@ ACTIONS = {
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
-    queue = verbs.add_parser("queue", help="list, show, retry, hold, release, drop, stats")
+    queue = verbs.add_parser(
+        "queue",
+        help="list, show, retry, hold, release, drop, stats",
+        description="The queue: what has come in and what goes out. Works beside the server, and without it.",
+    )
     inner = queue.add_subparsers(metavar="WHAT", required=True)
 
-    verb = inner.add_parser("list", parents=[common], help="what waits, is under way, held, or failed")
-    verb.add_argument("--state", action="append", type=str.upper, choices=[str(state) for state in State], default=[])
-    verb.add_argument("--limit", type=int, default=1000, metavar="N")
+    verb = inner.add_parser(
+        "list",
+        parents=[common],
+        help="what waits, is under way, held, or failed",
+        description="What waits, is under way, held, or failed, oldest first. With --state, what is in that state.",
+    )
+    verb.add_argument(
+        "--state",
+        action="append",
+        type=str.upper,
+        choices=[str(state) for state in State],
+        default=[],
+        metavar="STATE",
+        help=f"one of {', '.join(State)}; may be given more than once",
+    )
+    verb.add_argument("--limit", type=int, default=1000, metavar="N", help="at most that many (default: 1000)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=list_items)
 
-    verb = inner.add_parser("show", parents=[common], help="one item: its state, history and message")
-    verb.add_argument("id", metavar="ID")
+    text = "one item: its state, history and message"
+    verb = inner.add_parser("show", parents=[common], help=text, description=f"Show {text}.")
+    verb.add_argument("id", metavar="ID", help="an item's id, or a mail's for its first recipient")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=show)
 
     for name, (event, text) in ACTIONS.items():
-        verb = inner.add_parser(name, parents=[common], help=text)
-        verb.add_argument("ids", metavar="ID", nargs="+")
+        verb = inner.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
+        verb.add_argument("ids", metavar="ID", nargs="+", help="an item's id, as `responder queue list` shows it")
         verb.add_argument("--json", action="store_true", help="for programs")
         verb.set_defaults(run=act, event=event)
 
-    verb = inner.add_parser("stats", parents=[common], help="how many items are in each state")
+    text = "how many items are in each state"
+    verb = inner.add_parser("stats", parents=[common], help=text, description=f"Count {text}.")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=stats)
 
@@ -50,7 +69,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="why a mail was (not) answered: its whole history",
         description="The whole history of a mail, from its connection to the remote host's last word.",
     )
-    verb.add_argument("key", metavar="ID-or-MESSAGE-ID")
+    verb.add_argument(
+        "key", metavar="ID-or-MESSAGE-ID", help="a mail's or an item's id, or a Message-ID with or without <>"
+    )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=explain)
 
@@ -133,7 +154,7 @@ def act(options: argparse.Namespace) -> int:
         print_json([{"id": item, "state": state or None, "error": error or None} for item, state, error in outcome])
     for item, state, error in outcome:
         if error:
-            sys.stderr.write(f"responder: {item}: {error}\n")
+            sys.stderr.write(harmless(f"responder: {item}: {error}") + "\n")
         elif not options.json:
             sys.stdout.write(f"{item} is now {state}\n")
     return 1 if any(error for _, _, error in outcome) else 0

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from functools import partial
 
-from responder.app import Server
 from responder.cli.common import Verbs, configuration
 from responder.clock import SystemClock
-from responder.config import load, unsupported
+from responder.config import load
 from responder.observe import event, flush, set_up
+from responder.start import StartError
+
+FAILED = 1
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -27,20 +30,44 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    # Here, not above: the other verbs need neither SMTP nor DNS, and start a quarter sooner without.
+    from responder.app import Server
+
     config, file = configuration(options)
     set_up("json" if config.log.format == "json" else "text", config.log.level)
-    for notice in unsupported(config):
-        if not notice.fatal:
-            event("notice", key=notice.key, reason=notice.reason)
 
-    async def serve() -> None:
+    async def serve() -> int:
         server = Server(config, file, partial(load, options.config, os.environ), SystemClock())
-        await server.run()
+        try:
+            await server.run()
+        except StartError:
+            raise
+        except Exception as error:
+            error = _single(error)
+            event("crashed", level=logging.ERROR, reason=type(error).__name__, error=error)
+            status = FAILED
+        else:
+            status = 0
+        if server.host.stuck:
+            # The store is closed and the queue safe; agents that don't end would be waited for, for ever.
+            event("agents left behind", level=logging.WARNING, agents=server.host.stuck)
+            flush()
+            sys.stdout.flush()
+            os._exit(status)
+        return status
 
-    with _runner() as runner:
-        runner.run(serve())
-    flush()
-    return 0
+    try:
+        with _runner() as runner:
+            return runner.run(serve())
+    finally:
+        flush()
+
+
+def _single(error: Exception) -> Exception:
+    """The one exception that groups are wrapped around."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _runner() -> asyncio.Runner:

@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from email.utils import parseaddr
 from pathlib import Path
 from typing import cast
@@ -13,13 +15,13 @@ from typing import cast
 from responder.agents.host import Host
 from responder.answering.setup import Setup
 from responder.answering.stage import Answering
-from responder.app import StartError, prepare
 from responder.cli.common import Verbs, bold, configuration, harmless, print_json
 from responder.clock import SystemClock
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event
 from responder.mail.thread import message_id
+from responder.start import StartError, prepare
 from responder.store.base import Claim, InboundItem, Settlement, Store, Window
 
 
@@ -42,13 +44,17 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
-    setup = prepare(config, file)
+    setup = _once(prepare(config, file))
     content = _read(options.file)
     headers = Headers.parse(content)
     recipient = _recipient(options.inbox, config.domains[0])
     route = setup.router.find(recipient)
-    if route is None or not setup.router.serves(recipient.domain):
-        raise StartError(f"{file}: inboxes: there is none for {recipient}")
+    if not setup.router.serves(recipient.domain):
+        raise StartError(f"{file}: domains: {recipient.domain} is not among them ({', '.join(config.domains)})")
+    if route is None:
+        raise StartError(
+            f"{file}: inboxes: there is none for {recipient} (there are: {', '.join(config.inboxes) or 'none'})"
+        )
     sender = options.sender if options.sender is not None else _sender(headers)
     item = InboundItem(
         id="000000000000000000.0",
@@ -63,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
         message_id=message_id(headers),
         content=content,
     )
-    settlement = asyncio.run(_answer(setup, item))
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what the agent prints is no JSON
+        settlement = asyncio.run(_answer(setup, item))
     failed = settlement.event in (Event.FAIL, Event.DEFER)
     if options.json:
         print_json(
@@ -85,13 +92,23 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 1 if failed else 0
-    sys.stdout.write(f"{bold('inbox')}     {route.inbox} ({recipient})\n{bold('sender')}    <{item.reverse_path}>\n")
-    sys.stdout.write(f"{bold('decision')}  {settlement.event}: {settlement.reason}\n")
+    reason, *details = settlement.reason.splitlines()
+    sys.stdout.write(f"{bold('inbox')}     {route.inbox} ({recipient})\n")
+    sys.stdout.write(f"{bold('sender')}    {harmless(f'<{item.reverse_path}>')}\n")
+    sys.stdout.write(f"{bold('decision')}  {settlement.event}: {harmless(reason)}\n")
+    sys.stdout.writelines(f"    {harmless(line)}\n" for line in details)
     for message in settlement.outbound:
-        sys.stdout.write(f"\n{bold(message.kind)} from <{message.reverse_path}> to <{message.recipient}>\n\n")
+        envelope = f"from <{message.reverse_path}> to <{message.recipient}>"
+        sys.stdout.write(f"\n{bold(message.kind)} {harmless(envelope)}\n\n")
         text = dict(settlement.contents)[message.content_id].decode("utf-8", "replace")
         sys.stdout.write("\n".join([harmless(line) for line in text.splitlines()]) + "\n")
     return 1 if failed else 0
+
+
+def _once(setup: Setup) -> Setup:
+    """With one attempt: the agent's failure is told at once and in full."""
+    answering = setup.config.answering.model_copy(update={"attempts": 1})
+    return replace(setup, config=setup.config.model_copy(update={"answering": answering}))
 
 
 class _Nothing:

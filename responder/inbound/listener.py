@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +110,9 @@ class Listener:
             else:
                 server = await loop.create_server(self._session, listen.host, listen.port, backlog=BACKLOG)
         except (OSError, socket.gaierror) as error:
-            raise ListenError(f"{listen.address}: {error.strerror or error}") from error
+            # asyncio's own text wraps this one in several others; a resolver's error numbers are no system's.
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise ListenError(f"{listen.address}: {reason}") from error
         self._servers.append(server)
         for sock in server.sockets:
             name = sock.getsockname()

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import find_peer
-from tests.support.answers import check_answer, text_of
+from tests.support.answers import check_answer, delivery_status, text_of
 from tests.support.dns_server import DNSServer
 from tests.support.postfix import Postfix
 from tests.support.server import ServerProcess, configuration, running
@@ -210,8 +210,7 @@ def _check_bounces(reports: list[EmailMessage], bounced: list[Sent]) -> None:
     said = []
     for report in reports:
         assert report["Return-Path"] == "<>"
-        _, status, _ = report.iter_parts()
-        _, recipient = status.get_payload()
+        _, recipient = delivery_status(report)
         said.append((report["To"], recipient["Final-Recipient"].partition("; ")[2], recipient["Status"]))
     expected = [(one.sender, RECIPIENTS[one.kind], REFUSALS[one.kind][1]) for one in bounced]
     assert sorted(said) == sorted(expected)

@@ -80,7 +80,9 @@ def test_odd_mail_is_refused_or_comes_to_one_end_for_each_recipient(tmp_path: Pa
             accepted = [number for number, (code, _) in enumerate(replies) if code == 250]
 
             stats = settled(server, 60, mails=len(INBOXES) * len(accepted))
-            items = queue(server, "list", "--limit", "100000", *[f"--state={s}" for side in stats.values() for s in side])
+            items = queue(
+                server, "list", "--limit", "100000", *[f"--state={s}" for side in stats.values() for s in side]
+            )
             _check_ends([item for item in items if item["direction"] == "inbound"], accepted)
             assert set(stats["outbound"]) <= {"DELIVERED"}
             with Client(server.port) as client:
@@ -109,9 +111,10 @@ def _check_ends(inbound: list[dict[str, Any]], accepted: list[int]) -> None:
     assert Counter((item["sender"], item["recipient"]) for item in inbound) == expected
     for item in inbound:
         # A sample that bears no From, or a sign of automatic mail, is not answered; nothing stops a forward.
-        assert item["state"] in {"echo": ("ANSWERED", "SILENT"), "debug": ("SILENT",), "forward": ("ANSWERED",)}[
-            item["kind"]
-        ], item
+        assert (
+            item["state"]
+            in {"echo": ("ANSWERED", "SILENT"), "debug": ("SILENT",), "forward": ("ANSWERED",)}[item["kind"]]
+        ), item
         assert item["attempts"] == 1
 
 

@@ -105,7 +105,8 @@ def test_two_servers_fall_silent_behind_a_relay_that_strips(tmp_path: Path, vari
         return author[1].decode() if variant.path else transaction.reverse_path, content
 
     with Background() as background, ExitStack() as stack:
-        relay = background.enter(Relay(change))
+        relay = Relay(change)
+        background.enter(relay)
         servers = {
             name: stack.enter_context(running(tmp_path / name, _configuration(name, relay.port))) for name in "ab"
         }

@@ -8,7 +8,6 @@ The address that wrote decides where the answer goes: `me@DOMAIN` writes to echo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import parse
+from tests.support.answers import delivery_status, parse
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.postfix import Postfix
 from tests.support.server import ServerProcess, configuration, free_port, running
@@ -64,10 +63,7 @@ class World:
     def taken(self, domain: str) -> list[str]:
         """The hosts that have taken an answer for that domain."""
         return [
-            name
-            for name, sink in self.sinks.items()
-            for one in sink.transactions
-            if one.recipients == [f"me@{domain}"]
+            name for name, sink in self.sinks.items() for one in sink.transactions if one.recipients == [f"me@{domain}"]
         ]
 
 
@@ -132,7 +128,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def test_answer_reaches_the_best_host_that_takes_it(world: World, domain: str, host: str) -> None:
     item = answer_of(world.server, world.ask(domain))
     assert (item["state"], item["attempts"]) == ("DELIVERED", 1), item
-    assert f"{host}.host.example [{ADDRESSES[host]}]" in item["reason"] or ADDRESSES[host] in item["reason"]
+    name = domain if domain == "a-only.example" else f"{host}.host.example"
+    assert f"({name} [{ADDRESSES[host]}])" in item["reason"]
     assert world.taken(domain) == [host]
 
 
@@ -144,12 +141,11 @@ def test_deferring_host_was_asked_before_the_next_one(world: World) -> None:
 
 
 def test_host_without_ehlo_is_greeted_with_helo(world: World) -> None:
-    before = len(world.sinks["helo"].commands)
+    sink = world.sinks["helo"]
     assert answer_of(world.server, world.ask("old.example"))["state"] == "DELIVERED"
-    verbs = [line.split()[0] for _, line in world.sinks["helo"].commands[before:]]
-    assert "HELO" in verbs or before  # a kept connection was greeted before
-    assert world.sinks["helo"].transactions[-1].helo == "mx.test.example"
-    assert world.sinks["helo"].transactions[-1].parameters == ""  # no ESMTP parameter without EHLO
+    taken = sink.transactions[-1]
+    assert sink.verbs(taken.connection)[:5] == ["EHLO", "HELO", "MAIL", "RCPT", "DATA"]
+    assert (taken.helo, taken.parameters) == ("mx.test.example", "")  # no parameter that only ESMTP knows
 
 
 @pytest.mark.parametrize(
@@ -232,8 +228,7 @@ def test_forward_that_expires_earns_one_dsn(tmp_path: Path) -> None:
             assert items[1]["attempts"] >= 3
         [one] = sink.transactions
         assert (one.reverse_path, one.recipients) == ("", ["me@sender.example"])
-        _, status, _ = parse(one.content).iter_parts()
-        _, recipient = status.get_payload()
+        _, recipient = delivery_status(parse(one.content))
         assert (recipient["Action"], recipient["Status"]) == ("failed", "4.4.7")
         assert recipient["Diagnostic-Code"] == "smtp; 450 4.2.1 later"
 
@@ -252,7 +247,7 @@ def test_connections_to_postfix_are_encrypted_and_kept_for_the_next_mail(tmp_pat
         # The server has said QUIT to all.
         until(lambda: sum(mx.sessions()) == mails, 30, lambda: mx.log)
         assert 1 <= len(mx.sessions()) <= 2, mx.log
-        received = [mail.get_all("Received")[0] for mail in mx.mails()]
+        received = [mail["Received"] for mail in mx.mails()]
         assert len(received) == mails
         assert all("(using TLSv1.3 with cipher" in " ".join(field.split()) for field in received), received
 
@@ -268,4 +263,4 @@ def test_broken_tls_falls_back_to_plain_text(tmp_path: Path) -> None:
                 item = answer_of(server, ask(server, "me@sender.example"))
             assert item["state"] == "DELIVERED" and "no TLS: " in item["reason"], item
             [mail] = until(mx.mails, 30, lambda: mx.log)
-            assert "TLS" not in mail.get_all("Received")[0]
+            assert "TLS" not in mail["Received"]

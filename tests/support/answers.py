@@ -6,7 +6,7 @@ import email
 import email.policy
 import re
 from collections.abc import Sequence
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from email.utils import getaddresses, parsedate_to_datetime
 
 ALWAYS = frozenset({
@@ -60,3 +60,14 @@ def text_of(mail: EmailMessage) -> str:
     assert mail.get_content_type() == "text/plain"
     content: str = mail.get_content()
     return content.replace("\r\n", "\n")
+
+
+def delivery_status(report: EmailMessage) -> tuple[Message, Message]:
+    """The fields of a notification about one recipient: those of the message, those of the recipient (RFC 3464 2.1)."""
+    assert report.get_content_type() == "multipart/report"
+    [part] = [part for part in report.iter_parts() if part.get_content_type() == "message/delivery-status"]
+    blocks = part.get_payload()
+    assert isinstance(blocks, list)
+    of_message, of_recipient = blocks
+    assert isinstance(of_message, Message) and isinstance(of_recipient, Message)
+    return of_message, of_recipient

@@ -65,7 +65,9 @@ def load(folder: Path, *ports: int, name: str = "load", **options: float) -> Ite
 
 def stats(server: ServerProcess) -> Counts:
     """`responder queue stats --json`."""
-    counts: Counts = json.loads(server.command("queue", "stats", "--json").stdout)
+    done = server.command("queue", "stats", "--json", check=False)
+    assert done.returncode == 0, done.stderr
+    counts: Counts = json.loads(done.stdout)
     return counts
 
 

@@ -43,8 +43,11 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def immutable(database: Path) -> Iterator[None]:
-    """The files can't be changed, whoever has them open: as on a file system that went read-only. Needs root."""
-    files = [f"{database}{suffix}" for suffix in FILES if Path(f"{database}{suffix}").exists()]
+    """The files can't be changed, whoever has them open: as on a file system that went read-only. Needs root.
+
+    Not `-shm`: it is mapped memory, and the kernel ends who writes to such a page.
+    """
+    files = [str(database), f"{database}-wal"]
     subprocess.run(["chattr", "+i", *files], check=True)
     try:
         yield

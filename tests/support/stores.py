@@ -145,3 +145,31 @@ async def history(store: Store, item: str) -> list[tuple[str, str, str]]:
     """The (event, state, reason) of each step of an item."""
     [account] = await store.account(item)
     return [(entry.event, entry.state, entry.reason) for entry in account.history if entry.item == item]
+
+
+async def in_state(store: Store, clock: ManualClock, table: str, state: State) -> str:
+    """The id of a new item in that state, brought there by the store's own verbs."""
+    if table == "inbound":
+        [identifier] = await accept(store, clock)
+        if state is State.DROPPED:
+            await store.act(identifier, Event.DROP, "")
+        elif state is not State.RECEIVED:
+            [item] = await claim(store)
+            event = {State.ANSWERED: Event.ANSWER, State.SILENT: Event.SILENCE, State.FAILED: Event.FAIL}.get(state)
+            if event is not None:
+                await store.settle_inbound(item, Settlement(event, "so"))
+        return identifier
+    [identifier] = await queue(store, clock)
+    if state in (State.HELD, State.DROPPED):
+        await store.act(identifier, Event.HOLD if state is State.HELD else Event.DROP, "")
+    elif state is not State.QUEUED:
+        [leaving] = await claim_out(store)
+        event = {
+            State.DELIVERED: Event.DELIVER,
+            State.DEFERRED: Event.DEFER,
+            State.BOUNCED: Event.BOUNCE,
+            State.FAILED: Event.FAIL,
+        }.get(state)
+        if event is not None:
+            await store.settle_outbound(leaving, Settlement(event, "so", due_at=clock.now() + DAY))
+    return identifier

@@ -25,7 +25,7 @@ class Client:
 
     def reply(self) -> tuple[int, str]:
         """The next reply, its lines joined; (0, "") where the server hung up."""
-        lines = []
+        lines: list[str] = []
         while True:
             line = self._file.readline().decode("utf-8", "replace").rstrip("\r\n")
             if not line:
@@ -81,9 +81,17 @@ def message(sender: str, recipient: str, subject: str, text: str, *fields: str) 
     return "".join(f"{line}\r\n" for line in lines).encode()
 
 
+def verb(server: ServerProcess, *arguments: str, status: int = 0) -> str:
+    """Run a verb that ends with `status`: what it printed, on standard error where that is not 0."""
+    done = server.command(*arguments, check=False)
+    assert done.returncode == status, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr if status else done.stdout
+
+
 def queue(server: ServerProcess, *arguments: str) -> Any:
     """`responder queue ... --json`."""
-    return json.loads(server.command("queue", *arguments, "--json").stdout)
+    return json.loads(verb(server, "queue", *arguments, "--json"))
 
 
 def settled(server: ServerProcess, seconds: float, *, mails: int) -> dict[str, dict[str, int]]:
@@ -110,7 +118,7 @@ def ended(server: ServerProcess, mail_id: str, seconds: float = 30.0) -> list[di
     found: list[dict[str, Any]] = []
 
     def look() -> bool:
-        [account] = json.loads(server.command("explain", mail_id, "--json").stdout)
+        [account] = json.loads(verb(server, "explain", mail_id, "--json"))
         found[:] = account["items"]
         return not any(item["state"] in WAITING for item in found)
 

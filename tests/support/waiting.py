@@ -16,7 +16,7 @@ T = TypeVar("T")
 PAUSE = 0.02  # seconds between two looks
 
 
-def until(condition: Callable[[], T], seconds: float, failure: str | Callable[[], str]) -> T:
+def until(condition: Callable[[], T | None], seconds: float, failure: str | Callable[[], str]) -> T:
     """What `condition` returns, once that is true. Fails with `failure` when it has not become so in `seconds`."""
     ends = time.monotonic() + seconds
     while True:

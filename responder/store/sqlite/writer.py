@@ -174,8 +174,9 @@ class Writer:
         self._queue: queue.SimpleQueue[tuple[Operation, Any, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._failed = False  # the last transaction did, so the connection is replaced
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._checkpointer = Checkpointer(path)
+        self._checkpointer: Checkpointer | None = None
         self._since = 0  # operations since the last checkpoint
 
     def start(self, connection: sqlite3.Connection) -> None:
@@ -184,15 +185,18 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="responder-store", daemon=True)
         self._thread.start()
+        self._checkpointer = Checkpointer(self._path)
         self._checkpointer.start()
 
     async def stop(self) -> None:
         """Finish what was asked for, then close."""
-        if self._thread is not None:
+        thread, self._thread = self._thread, None  # first: what is submitted from now on would never be run
+        if thread is not None:
             self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(thread.join)
+        if self._checkpointer is not None:
             await asyncio.to_thread(self._checkpointer.stop)
-            self._thread = None
+            self._checkpointer = None
 
     def submit(self, operation: Callable[[sqlite3.Connection, list[A]], list[T]], argument: A) -> asyncio.Future[T]:
         """Run `operation` with `argument` (and those of its kind that wait with it) in the next transaction; the future
@@ -229,7 +233,7 @@ class Writer:
                 outcomes = self._commit([(operation, argument) for operation, argument, _ in batch])
                 self._finish([future for _, _, future in batch], outcomes)
                 self._since += len(batch)
-                if self._since >= CHECKPOINT:
+                if self._since >= CHECKPOINT and self._checkpointer is not None:
                     self._since = 0
                     self._checkpointer.nudge()
         if self._connection is not None:
@@ -248,9 +252,11 @@ class Writer:
                     raise
                 return self._transaction(connection, operations, savepoints=True)
         except sqlite3.Error as error:
-            self._discard()
+            self._failed = True
             failure = translate(error)
             event("store failed", level=logging.ERROR, cause=str(error), operations=len(operations))
+            if isinstance(failure, StoreFullError) and self._checkpointer is not None:
+                self._checkpointer.nudge()  # a WAL that has been copied is used again from its beginning: that may be room
             return [failure] * len(operations)
         except Exception as error:  # an operation's own: a programming error or a plain answer such as KeyError
             return [error] * len(operations)
@@ -297,18 +303,21 @@ class Writer:
         return results
 
     def _usable(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = connect(self._path)
-        return self._connection
+        """The connection, or a fresh one in place of one that failed: its caches may hold what never reached the disk.
 
-    def _discard(self) -> None:
-        """Let go of a connection that failed: its caches may hold what never reached the disk."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        The old one is let go of only then. Without any connection to the file, the next one would take what a failed commit
+        left in the WAL for good: a claim that its worker knows nothing of, a mail that the client was told to keep.
+        """
+        if self._failed:
+            fresh = connect(self._path)
+            failed, self._connection, self._failed = self._connection, fresh, False
+            assert failed is not None
             try:
-                connection.close()
+                failed.close()
             except sqlite3.Error as error:
                 event("store not closed", level=logging.ERROR, cause=str(error))
+        assert self._connection is not None
+        return self._connection
 
     def _finish(self, futures: list[asyncio.Future[Any]], outcomes: list[Any]) -> None:
         assert self._loop is not None
