@@ -15,15 +15,17 @@ class Debug(Agent):
             "---------- MESSAGE FOLLOWS ----------",
             f"X-Peer: {mail.peer}",
             f"X-Envelope: <{mail.sender}> -> <{mail.recipient}>",
-            # What a terminal would obey (escape sequences) is shown, not sent.
-            *(_printable(line) for line in mail.raw.decode("utf-8", "replace").splitlines()),
+            *mail.raw.decode("utf-8", "replace").splitlines(),
             "------------ END MESSAGE ------------",
         ]
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("".join([_printable(line) + "\n" for line in lines]))
         sys.stdout.flush()
 
 
 def _printable(line: str) -> str:
+    """What a terminal would obey (escape sequences) is shown, not sent."""
+    if line.isprintable():
+        return line
     return "".join(
         [char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode() for char in line]
     )

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from responder.cli import check, plugins, queue, serve, trial
-from responder.cli.common import harmless
+from responder.cli.output import harmless
 from responder.config import ConfigError
 from responder.start import StartError
 from responder.store.base import StoreError, StoreUnusableError

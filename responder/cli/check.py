@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.cli.common import Verbs, configuration, print_json, print_table
+from responder.cli.options import Verbs, configuration
+from responder.cli.output import print_json, print_table
 from responder.config import format_duration, unsupported
 from responder.start import look_around, prepare
 

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 
-from responder.cli.common import Verbs, bold, configuration, harmless, print_json
+from responder.cli.options import Verbs, configuration
+from responder.cli.output import bold, harmless, print_json
 from responder.start import load_agents
 
 

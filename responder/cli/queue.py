@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.cli.common import Verbs, bold, harmless, print_json, print_table, when, with_store
+from responder.cli.options import Verbs, with_store
+from responder.cli.output import bold, harmless, print_json, print_table, when
 from responder.mail.lifecycle import Event, IllegalTransitionError, State
 from responder.outbound.base import Envelope
 from responder.outbound.print import render

@@ -9,7 +9,7 @@ import os
 import sys
 from functools import partial
 
-from responder.cli.common import Verbs, configuration
+from responder.cli.options import Verbs, configuration
 from responder.clock import SystemClock
 from responder.config import load
 from responder.observe import event, flush, set_up

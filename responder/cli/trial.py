@@ -15,7 +15,8 @@ from typing import cast
 from responder.agents.host import Host
 from responder.answering.setup import Setup
 from responder.answering.stage import Answering
-from responder.cli.common import Verbs, bold, configuration, harmless, print_json
+from responder.cli.options import Verbs, configuration
+from responder.cli.output import bold, harmless, print_json
 from responder.clock import SystemClock
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.headers import Headers

@@ -1,0 +1,1 @@
+"""All that is known of mail: pure, synchronous, no I/O. What it says depends on what it is given."""

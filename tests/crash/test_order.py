@@ -12,7 +12,18 @@ import pytest
 
 from tests.support.crash import crash_configuration, ended, load, mutation
 from tests.support.server import ServerProcess
-from tests.support.trace import FILE_WRITES, READS, SYNCS, WRITES, Call, Dialogue, calls, dialogues, start_traced, wait_for_end
+from tests.support.trace import (
+    FILE_WRITES,
+    READS,
+    SYNCS,
+    WRITES,
+    Call,
+    Dialogue,
+    calls,
+    dialogues,
+    start_traced,
+    wait_for_end,
+)
 
 pytestmark = pytest.mark.peer("strace")
 

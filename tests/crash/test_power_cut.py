@@ -1,8 +1,8 @@
 """A power cut, which a SIGKILL is not: what was written but not synced is gone, or half there.
 
-A traced server works under load until it is killed. From the trace its database is rebuilt as the disk would have had it at random
-instants, once with nothing that was not synced and once with some sectors of it. Every mail whose 250 had begun to be written
-by then must be in it, and every answer that had begun to leave.
+A traced server works under load until it is killed. From the trace its database is rebuilt as the disk would have had it at
+random instants, once with nothing that was not synced and once with some sectors of it. Every mail whose 250 had begun to be
+written by then must be in it, and every answer that had begun to leave.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def test_power_cut_at_any_instant_then_every_acknowledged_mail_and_every_answer_
             gone = lost(cut)
             assert not gone, f"{len(gone)} of {len(cut.mails)} mails and {len(cut.answers)} answers: {cut.database}"
             looked += 1
-        checkpoints = [call for call in calls(tmp_path / "trace") if call.name in SYNCS and call.target == str(server.database)]
+        checkpoints = [
+            call for call in calls(tmp_path / "trace") if call.name in SYNCS and call.target == str(server.database)
+        ]
         assert len(checkpoints) > 1, "only the creation of the database was looked at, no checkpoint"
         print(f"{looked} power cuts, the last with {len(cut.mails)} mails and {len(cut.answers)} answers")
         assert looked >= 2 * INSTANTS

@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "PROXY protocol": ({"listen": [{"proxy_protocol": True}]}, "listen[0].proxy_protocol", "not supported yet"),
     "TLS": ({"tls": {"certificate": "c.pem", "key": "k.pem"}}, "tls", "not supported yet"),
     "enforce": ({"authentication": {"mode": "enforce"}}, "authentication.mode", "not supported yet"),
-    "store below a file": ({"store": "sqlite:responder.toml/x.db"}, "store", "responder.toml/x.db: Not a directory"),
+    "store below a file": ({"store": "sqlite:responder.toml/x.db"}, "store", "x.db: there is a file where a folder is wanted"),
     "store is a folder": ({"store": "sqlite:folder"}, "store", "folder: "),
     "socket in a missing folder": ({"listen": [{"address": "unix:no/s"}]}, r"listen", "no"),
 }  # fmt: skip
@@ -419,7 +419,9 @@ def test_process_when_the_port_needs_a_privilege_then_one_line_and_status_2() ->
         }
         command = [sys.executable, "-c", LOW_PORT]
         done = subprocess.run(command, env=env, cwd=name, capture_output=True, text=True, timeout=60, check=False)
-    complains(Result(done.returncode, done.stdout, done.stderr), "/dev/null", "listen", "127.0.0.1:25: Permission denied")
+    complains(
+        Result(done.returncode, done.stdout, done.stderr), "/dev/null", "listen", "127.0.0.1:25: Permission denied"
+    )
 
 
 CRASH = """
@@ -461,20 +463,21 @@ def test_reload_when_the_new_configuration_is_bad_then_the_old_one_goes_on(tmp_p
     server = ServerProcess(tmp_path, config)
     server.start()
     try:
-        for change in (
-            lambda: server.file.write_text("hostname = \n"),
-            lambda: server.write({**config, "inboxes": {"mine": {"agent": "other"}}}),
-            lambda: (server.write(config), plugin.write_text("raise SystemExit(1)\n")),
-            lambda: plugin.write_text("import asyncio\nraise asyncio.CancelledError\n"),
+        for text, source in (
+            ("hostname = \n", good),
+            (to_toml({**config, "inboxes": {"mine": {"agent": "other"}}}), good),
+            (to_toml(config), "raise SystemExit(1)\n"),
+            (to_toml(config), "import asyncio\nraise asyncio.CancelledError\n"),
         ):
-            change()
+            server.file.write_text(text)
+            plugin.write_text(source)
             offset = server.log.stat().st_size
             server.signal(signal.SIGHUP)
-            [line] = server.wait_for_log("\n", offset).splitlines()
-            assert " error reload refused reason=" in line
+            line = server.wait_for_log("\n", offset)
+            assert " error reload refused reason=" in line and line.count("\n") == 1
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
                 assert sock.recv(100).startswith(b"220 ")
-        plugin.write_text(good)
+        plugin.write_text(good.replace("'here'", "'seen'"))
         offset = server.log.stat().st_size
         server.signal(signal.SIGHUP)
         assert " info reloaded inboxes=1" in server.wait_for_log("\n", offset)

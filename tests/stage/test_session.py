@@ -455,3 +455,22 @@ async def test_tls_failed_and_the_host_insists_on_it_then_it_is_transient() -> N
     ) as sink:
         result = await send(sink)
     assert (result.outcome, result.enhanced, result.code) == (Outcome.TRANSIENT, "4.7.0", 530)
+
+
+async def test_reply_that_comes_before_anybody_reads_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop may look at its sockets before it runs a task that was just made; aiosmtplib drops what nobody waits for."""
+    async with SMTPSink({"DOT": "accept-hang"}) as sink:
+        session = await connect(sink)
+        protocol = session._smtp.protocol
+        assert protocol is not None
+        write = protocol.write
+
+        def write_and_hear_at_once(data: bytes) -> None:
+            write(data)
+            if data.endswith(b"\r\n.\r\n"):
+                protocol.data_received(b"250 2.0.0 at once\r\n")
+
+        monkeypatch.setattr(protocol, "write", write_and_hear_at_once)
+        (result,) = await session.send(MAIL)
+        session.abort()
+    assert (result.outcome, result.text) == (Outcome.SUCCESS, "2.0.0 at once")

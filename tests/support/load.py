@@ -7,7 +7,7 @@ is acknowledged; the others are left alone. A mail that was refused with 4xx is 
 
     python -m tests.support.load --ports 8025,8026 --ledger FILE [--connections 8] [--mails N] [--rate N] [--seed S]
 
-It ends at SIGTERM, once no reply is outstanding, or when all mails of `--mails` have been acknowledged (or, left alone).
+It ends at SIGTERM, once no reply is outstanding, or when all mails of `--mails` have been acknowledged or left alone.
 """
 
 from __future__ import annotations
@@ -170,8 +170,7 @@ class Load:
         self.made = 0
 
     async def run(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stopping.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
         async with asyncio.TaskGroup() as group:
             for number in range(self.connections):
                 group.create_task(self._connection(self.ports[number % len(self.ports)]))

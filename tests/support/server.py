@@ -123,8 +123,13 @@ class ServerProcess:
 
     def start(self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
         """Start it in a process group of its own and wait until it accepts mail. `prefix` goes before the command."""
-        assert self.process is None
         offset = self.log.stat().st_size if self.log.exists() else 0
+        self.spawn(prefix=prefix, env=env)
+        self.wait_for_log(" ready ", offset)
+
+    def spawn(self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
+        """Start it, without waiting for anything."""
+        assert self.process is None
         with self.output.open("ab") as out, self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "responder", "serve", "--config", str(self.file)],
@@ -135,7 +140,6 @@ class ServerProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_for_log(" ready ", offset)
 
     def wait_for_log(self, text: str, offset: int = 0, seconds: float = START) -> str:
         """The log from `offset` on, once it holds `text`. Fails where the process ends before or it takes too long."""

@@ -63,6 +63,8 @@ class SQLiteStore:
             except BaseException:
                 connection.close()
                 raise
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreUnusableError(f"{self._path}: there is a file where a folder is wanted") from error
         except OSError as error:
             raise StoreUnusableError(f"{self._path}: {error.strerror}") from error
         except StoreUnusableError as error:

@@ -15,14 +15,16 @@ SCHEMA = Path(__file__).with_name("schema")
 
 def look(path: Path) -> None:
     """Raises `StoreUnusableError`: one line."""
-    path = path.absolute()
     try:
         there = path.exists()
-        if there:
-            with path.open("rb"):
-                pass
-        _writable(path if there else path.parent)
-        _writable(path.parent)  # the write-ahead log stands beside the database
+        if path.is_dir():
+            raise StoreUnusableError(f"{path}: is a folder, wants a file")
+        folder = next(one for one in path.absolute().parents if one.exists())
+        if not folder.is_dir():
+            raise StoreUnusableError(f"{path}: there is a file where a folder is wanted")
+        # The write-ahead log stands beside the database.
+        if not os.access(folder, os.W_OK | os.X_OK) or (there and not os.access(path, os.R_OK | os.W_OK)):
+            raise StoreUnusableError(f"{path}: {os.strerror(errno.EACCES)}")
     except OSError as error:
         raise StoreUnusableError(f"{path}: {error.strerror}") from error
     if not there or not path.stat().st_size:
@@ -31,20 +33,10 @@ def look(path: Path) -> None:
     log = path.with_name(f"{path.name}-wal")
     mode = "mode=ro" if log.exists() else "immutable=1"
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True)
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
         try:
             examine(connection, newest_version(SCHEMA))
         finally:
             connection.close()
     except (StoreUnusableError, sqlite3.Error) as error:
         raise StoreUnusableError(f"{path}: {error}") from error
-
-
-def _writable(path: Path) -> None:
-    """Raises `OSError` where it can't be written, or can't be made."""
-    while not path.exists():
-        path = path.parent
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -255,8 +255,6 @@ class Writer:
             self._failed = True
             failure = translate(error)
             event("store failed", level=logging.ERROR, cause=str(error), operations=len(operations))
-            if isinstance(failure, StoreFullError) and self._checkpointer is not None:
-                self._checkpointer.nudge()  # a WAL that has been copied is used again from its beginning: that may be room
             return [failure] * len(operations)
         except Exception as error:  # an operation's own: a programming error or a plain answer such as KeyError
             return [error] * len(operations)
@@ -310,6 +308,7 @@ class Writer:
         """
         if self._failed:
             fresh = connect(self._path)
+            fresh.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now it has the WAL open
             failed, self._connection, self._failed = self._connection, fresh, False
             assert failed is not None
             try:
