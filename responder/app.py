@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 from responder.agents.host import Host
@@ -16,7 +17,8 @@ from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
 from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener, ListenError, Service
+from responder.inbound.listener import Listener, ListenError
+from responder.inbound.sessions import Sessions
 from responder.intake import Intake
 from responder.observe import event
 from responder.outbound.base import Transport
@@ -49,6 +51,7 @@ class Server:
         self._file = file
         self._reload = reload
         self._clock = clock
+        self._started = config
         self._setup = prepare(config, file)
         self._stop = asyncio.Event()
         self.store: Store = make_store(config, file, clock)
@@ -57,8 +60,8 @@ class Server:
         self.intake = Intake(
             config.hostname, config.limits.hops, self._setup.router, self.gatekeeper, self.store, clock
         )
-        self.service = Service(config.hostname, config.limits, self.gatekeeper, self.intake, clock)
-        self.listener = Listener(self.service)
+        self.sessions = Sessions(config.hostname, config.limits, self.gatekeeper, self.intake, clock)
+        self.listener = Listener(self.sessions)
         self._own: set[tuple[str, int]] = set()
         self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
         self.answering = Answering(self._setup, self.store, self.host, clock)
@@ -135,16 +138,11 @@ class Server:
             event("reload refused", level=logging.ERROR, reason=str(error))
             return
         old = self._setup.config
-        fixed = ("store", "listen", "processes", "queue", "log")
-        kept = [name for name in fixed if getattr(config, name) != getattr(old, name)]
-        kept += [
-            f"{table}.concurrency"
-            for table in ("answering", "delivery")
-            if getattr(config, table).concurrency != getattr(old, table).concurrency
-        ]
+        fixed = ("store", "listen", "processes", "log", "queue.lease", "answering.concurrency", "delivery.concurrency")
+        kept = [key for key in fixed if attrgetter(key)(config) != attrgetter(key)(self._started)]
         self._setup = self.answering.setup = setup
         self.intake.hostname, self.intake.hops, self.intake.router = config.hostname, config.limits.hops, setup.router
-        self.service.follow(config.hostname, config.limits)
+        self.sessions.follow(config.hostname, config.limits)
         self.lease.attempts = config.answering.attempts
         if config.delivery != old.delivery or config.hostname != old.hostname:
             transport, self.delivery.transport = (

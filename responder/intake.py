@@ -13,7 +13,7 @@ from responder.clock import Clock
 from responder.inbound import replies
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.replies import Reply
-from responder.inbound.session import Session
+from responder.inbound.sessions import Transaction
 from responder.mail.address import Address
 from responder.mail.automatic import count_received
 from responder.mail.headers import Headers
@@ -45,7 +45,7 @@ class Intake:
             return replies.UNKNOWN_INBOX, "", ""
         return replies.RECIPIENT_OK, str(route.mailbox), route.inbox
 
-    async def message(self, session: Session, content: bytes) -> Reply:
+    async def message(self, session: Transaction, content: bytes) -> Reply:
         """Store a message for all its recipients; the reply to the final dot."""
         headers = Headers.parse(content)
         if count_received(headers) > self.hops:  # RFC 5321 6.3
@@ -79,7 +79,7 @@ class Intake:
             )
         return replies.queued(mail.id)
 
-    def _mail(self, session: Session, headers: Headers, content: bytes) -> NewMail:
+    def _mail(self, session: Transaction, headers: Headers, content: bytes) -> NewMail:
         now = self._clock.now()
         identifier = self._clock.new_id()
         recipients = session.recipients

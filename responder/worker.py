@@ -13,6 +13,7 @@ from responder.store.base import Settlement, Store, StoreError
 
 POLL = 1.0  # seconds between two looks for work that another process left without waking us
 ENDED = 8  # tasks that end before their places are offered again, if others go on meanwhile
+SOON = 0.02  # seconds in which they are offered in any case: the others may take minutes
 TROUBLE = 1.0  # seconds to wait after the store failed
 
 
@@ -176,3 +177,5 @@ class Worker(Generic[Item]):
         # Not for each: a claim is a transaction, and a handful of places filled by one costs as much as one place.
         if self._ended >= ENDED or not self._tasks:
             self._wake.set()
+        elif self._ended == 1:
+            asyncio.get_running_loop().call_later(SOON, self._wake.set)

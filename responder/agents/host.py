@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -210,4 +211,11 @@ def _wish(wish: TryLater) -> TryLater:
 
 
 def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-TRACEBACK:]
+    """The traceback from where the agent begins: how we came to call it is nothing to its author."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))[-TRACEBACK:]
+
+
+_HERE = str(Path(__file__).parent)

@@ -205,7 +205,7 @@ def _print_item(item: ItemView) -> None:
 
 def _print_entry(at: float, event: str, state: str, reason: str) -> None:
     first, _, rest = reason.partition("\n")
-    sys.stdout.write(f"  {when(at)}  {event:<12} {state:<10} {harmless(first)}\n")
+    sys.stdout.write(f"  {when(at)}  {event:<12} {state:<10} {harmless(first)}".rstrip() + "\n")
     for line in rest.splitlines():
         sys.stdout.write(f"      {harmless(line)}\n")
 

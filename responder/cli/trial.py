@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -70,14 +71,24 @@ def run(options: argparse.Namespace) -> int:
         message_id=message_id(headers),
         content=content,
     )
-    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what the agent prints is no JSON
-        settlement = asyncio.run(_answer(setup, item))
-    failed = settlement.event in (Event.FAIL, Event.DEFER)
-    if options.json:
+    with asyncio.Runner() as runner:
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what the agent prints is no JSON
+            settlement, stuck = runner.run(_answer(setup, item))
+        _show(settlement, item, options.json)
+        status = 1 if settlement.event in (Event.FAIL, Event.DEFER) else 0
+        if stuck:  # an agent that goes on behind its time limit would be waited for, for ever
+            sys.stdout.flush()
+            os._exit(status)
+    return status
+
+
+def _show(settlement: Settlement, item: InboundItem, as_json: bool) -> None:
+    """What the mail came to."""
+    if as_json:
         print_json(
             {
-                "inbox": route.inbox,
-                "recipient": str(recipient),
+                "inbox": item.inbox,
+                "recipient": item.recipient,
                 "sender": item.reverse_path,
                 "event": settlement.event,
                 "reason": settlement.reason,
@@ -92,9 +103,9 @@ def run(options: argparse.Namespace) -> int:
                 ],
             }
         )
-        return 1 if failed else 0
+        return
     reason, *details = settlement.reason.splitlines()
-    sys.stdout.write(f"{bold('inbox')}     {route.inbox} ({recipient})\n")
+    sys.stdout.write(f"{bold('inbox')}     {item.inbox} ({item.recipient})\n")
     sys.stdout.write(f"{bold('sender')}    {harmless(f'<{item.reverse_path}>')}\n")
     sys.stdout.write(f"{bold('decision')}  {settlement.event}: {harmless(reason)}\n")
     sys.stdout.writelines(f"    {harmless(line)}\n" for line in details)
@@ -103,7 +114,6 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"\n{bold(message.kind)} {harmless(envelope)}\n\n")
         text = dict(settlement.contents)[message.content_id].decode("utf-8", "replace")
         sys.stdout.write("\n".join([harmless(line) for line in text.splitlines()]) + "\n")
-    return 1 if failed else 0
 
 
 def _once(setup: Setup) -> Setup:
@@ -119,11 +129,12 @@ class _Nothing:
         return None
 
 
-async def _answer(setup: Setup, item: InboundItem) -> Settlement:
-    """The stage's own work on one item."""
+async def _answer(setup: Setup, item: InboundItem) -> tuple[Settlement, int]:
+    """The stage's own work on one item, and how many agents don't end."""
     host = Host(1)
     try:
-        return await Answering(setup, cast(Store, _Nothing()), host, SystemClock()).handle(item)
+        settlement = await Answering(setup, cast(Store, _Nothing()), host, SystemClock()).handle(item)
+        return settlement, host.stuck
     finally:
         host.close()
 

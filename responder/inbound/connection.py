@@ -9,7 +9,7 @@ written for it finds its way here.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SessionRecord
@@ -17,9 +17,7 @@ from aiosmtpd.smtp import Session as SessionRecord
 from responder.inbound import replies
 from responder.inbound.data import DataReceiver
 from responder.inbound.replies import Reply
-
-if TYPE_CHECKING:
-    from responder.inbound.listener import Service
+from responder.inbound.sessions import Sessions
 
 MAX_LINE = 2048
 """Octets of a command line. RFC 5321 4.5.3.1.4 asks for 512, extensions add to it (RFC 6531 3.4, 1870 3, 4954 4)."""
@@ -34,11 +32,11 @@ class Connection(SMTP):
     session: SessionRecord
     _verbs: ClassVar[dict[bytes, str]] = {}
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, shared: Sessions) -> None:
         # Not `SMTP.__init__`: it inspects every attribute of the session and of the handler at each connection (0.15 ms),
         # and its reader and timer are replaced here.
         self.loop = asyncio.get_running_loop()
-        self._service = service
+        self._shared = shared
         self._buffer = bytearray()
         self._out: list[bytes] = []
         self._data: DataReceiver | None = None
@@ -63,21 +61,21 @@ class Connection(SMTP):
         self.session = SessionRecord(self.loop)
         self.session.peer = peername
         self.envelope = Envelope()
-        now = self._service.clock.monotonic()
-        self.ends = now + self._service.limits.session
+        now = self._shared.clock.monotonic()
+        self.ends = now + self._shared.limits.session
         self.touch(now)
-        refusal = self._service.connected(self)
+        refusal = self._shared.connected(self)
         if refusal is not None:
             self.hang_up(refusal)
             return
-        self.transport.write(f"220 {self._service.hostname} ESMTP\r\n".encode())
+        self.transport.write(f"220 {self._shared.hostname} ESMTP\r\n".encode())
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
         self._data = None
         self._buffer.clear()
         self.transport = None
-        self._service.disconnected(self)
+        self._shared.disconnected(self)
 
     def eof_received(self) -> bool:
         """The client has said all: what it has sent is still run and answered, then the connection closes."""
@@ -102,7 +100,7 @@ class Connection(SMTP):
             return None
         if now >= self.ends:
             return replies.SESSION_TOO_LONG
-        return replies.IDLE if now - self.active >= self._service.limits.idle else None
+        return replies.IDLE if now - self.active >= self._shared.limits.idle else None
 
     @property
     def idle(self) -> bool:
@@ -138,7 +136,7 @@ class Connection(SMTP):
                 self._run(line)
         if self._eof and not (self._waiting or self._write_paused):
             self._closing = True
-        self.touch(self._service.clock.monotonic())
+        self.touch(self._shared.clock.monotonic())
         self._flush()
         if self._read_paused and not self._waiting and self.transport is not None:
             self._read_paused = False
@@ -199,7 +197,7 @@ class Connection(SMTP):
         """A 5xx reply to a command; too many of them end the session."""
         self._errors += 1
         self._out.append(reply.line)
-        if self._errors >= self._service.limits.errors:
+        if self._errors >= self._shared.limits.errors:
             self._out.append(replies.TOO_MANY_ERRORS.line)
             self._closing = True
 

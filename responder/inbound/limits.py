@@ -56,7 +56,9 @@ class RateCounter:
             self._age(events)
             if not events:
                 del self._events[key]
-        while len(self._events) > MAX_KEYS * 7 // 8:  # all of them fresh: the oldest go, some at a time, as a look costs
+        while (
+            len(self._events) > MAX_KEYS * 7 // 8
+        ):  # all of them fresh: the oldest go, some at a time, as a look costs
             del self._events[next(iter(self._events))]
 
 

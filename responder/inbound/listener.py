@@ -1,4 +1,4 @@
-"""The listening sockets and what the sessions of one process share."""
+"""The listening sockets of one process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from responder.clock import Clock
-from responder.config import Limits, Listen
-from responder.inbound.connection import Connection
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.replies import SHUTTING_DOWN, Reply
-from responder.inbound.session import Handler, Session
-from responder.observe import event
+from responder.config import Listen
+from responder.inbound.replies import SHUTTING_DOWN
+from responder.inbound.session import Session
+from responder.inbound.sessions import Sessions
 
 BACKLOG = 1024
 SWEEP = 5.0  # seconds between two looks for sessions whose time is over: one timer for all of them
@@ -24,68 +21,11 @@ class ListenError(Exception):
     """A listening socket could not be opened; the message names the address and the reason."""
 
 
-class Service:
-    """What every session of this process shares."""
-
-    def __init__(self, hostname: str, limits: Limits, gatekeeper: Gatekeeper, handler: Handler, clock: Clock) -> None:
-        self.hostname = hostname
-        self.limits = limits
-        self.handler = handler
-        self.clock = clock
-        self.gatekeeper = gatekeeper
-        self.sessions: set[Connection] = set()
-        self.busy: set[asyncio.Task[Reply]] = set()
-        self.draining = False
-        self.ehlo = self._ehlo()
-
-    def _ehlo(self) -> bytes:
-        """The reply to EHLO, made once (RFC 5321 4.1.1.1)."""
-        lines = (
-            self.hostname,
-            "PIPELINING",
-            f"SIZE {self.limits.message_size}",
-            "8BITMIME",
-            "SMTPUTF8",
-            "ENHANCEDSTATUSCODES",
-            "HELP",
-        )
-        return b"".join(
-            f"250{' ' if number == len(lines) else '-'}{line}\r\n".encode() for number, line in enumerate(lines, 1)
-        )
-
-    def follow(self, hostname: str, limits: Limits) -> None:
-        """Take a new configuration; sessions that are open go on under it."""
-        self.hostname = hostname
-        self.limits = limits
-        self.gatekeeper.follow(limits, self.clock)
-        self.ehlo = self._ehlo()
-
-    def connected(self, session: Connection) -> Reply | None:
-        """Register a session; the reply where it is refused."""
-        self.sessions.add(session)
-        refusal = self.gatekeeper.connect(session.peer)
-        if refusal is not None:
-            event("refused", peer=session.peer, code=refusal.code, reason=refusal.text)
-        return SHUTTING_DOWN if self.draining else refusal
-
-    def disconnected(self, session: Connection) -> None:
-        self.sessions.discard(session)
-        self.gatekeeper.disconnect(session.peer)
-
-    def sweep(self) -> None:
-        """End the sessions whose time is over."""
-        now = self.clock.monotonic()
-        for session in list(self.sessions):
-            reply = session.overdue(now)
-            if reply is not None:
-                session.hang_up(reply)
-
-
 class Listener:
     """The sockets of one process."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, shared: Sessions) -> None:
+        self._shared = shared
         self._servers: list[asyncio.Server] = []
         self._paths: list[Path] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -120,12 +60,12 @@ class Listener:
                 self.addresses.append((name[0], name[1]))
 
     def _session(self) -> Session:
-        return Session(self._service)
+        return Session(self._shared)
 
     async def _sweep(self) -> None:
         while True:
-            await self._service.clock.sleep(SWEEP)
-            self._service.sweep()
+            await self._shared.clock.sleep(SWEEP)
+            self._shared.sweep()
 
     def stop(self) -> None:
         """Take no new connections."""
@@ -138,18 +78,18 @@ class Listener:
 
     async def drain(self, seconds: float) -> None:
         """Take no new connections, let transactions that have reached DATA end within `seconds`, say 421 to all others."""
-        self._service.draining = True
+        self._shared.draining = True
         self.stop()
-        for session in list(self._service.sessions):
+        for session in list(self._shared.open):
             if session.idle:
                 session.hang_up(SHUTTING_DOWN)
-        ends = self._service.clock.monotonic() + seconds
-        while self._service.sessions and self._service.clock.monotonic() < ends:
-            await self._service.clock.sleep(0.02)
-        for session in list(self._service.sessions):
+        ends = self._shared.clock.monotonic() + seconds
+        while self._shared.open and self._shared.clock.monotonic() < ends:
+            await self._shared.clock.sleep(0.02)
+        for session in list(self._shared.open):
             session.hang_up(SHUTTING_DOWN)
-        if self._service.busy:
-            await asyncio.wait(self._service.busy, timeout=seconds)
+        if self._shared.busy:
+            await asyncio.wait(self._shared.busy, timeout=seconds)
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 from aiosmtpd.smtp import Envelope, syntax
 
@@ -15,23 +15,11 @@ from responder.inbound import replies
 from responder.inbound.connection import Connection
 from responder.inbound.data import DataReceiver, has_bare_line_end
 from responder.inbound.replies import Reply
-from responder.mail.address import Address, parse
+from responder.mail.address import parse
 from responder.mail.envelope import EnvelopeError, Path, PathError, parse_path
 from responder.observe import event
 
 MAX_HELLO = 255  # characters behind EHLO: the length of a domain (RFC 5321 4.5.3.1.2)
-
-
-class Handler(Protocol):
-    """Whom the session asks. Implemented by `responder.intake`."""
-
-    def recipient(self, address: Address) -> tuple[Reply, str, str]:
-        """Judge one recipient: the reply, and, where it is accepted, the mailbox as `local@domain` and its inbox."""
-        ...
-
-    async def message(self, session: Session, content: bytes) -> Reply:
-        """Take the message of `session.envelope`; the reply comes after it is durable. Must not raise."""
-        ...
 
 
 class Session(Connection):
@@ -42,14 +30,14 @@ class Session(Connection):
         if not _is_hello_name(argument):
             return replies.NEED_HELLO_NAME
         self._greeted(argument, extended=False)
-        return Reply(250, "", self._service.hostname)
+        return Reply(250, "", self._shared.hostname)
 
     @syntax("EHLO hostname")
     def smtp_EHLO(self, argument: str) -> Reply | None:
         if not _is_hello_name(argument):
             return replies.NEED_HELLO_NAME
         self._greeted(argument, extended=True)
-        self._out.append(self._service.ehlo)
+        self._out.append(self._shared.ehlo)
         return None
 
     def _greeted(self, name: str, extended: bool) -> None:
@@ -82,7 +70,7 @@ class Session(Connection):
         utf8 = False
         for name, value in path.parameters.items():
             if name == "SIZE" and value is not None and value.isascii() and value.isdigit() and len(value) <= 20:
-                if int(value) > self._service.limits.message_size:
+                if int(value) > self._shared.limits.message_size:
                     return replies.TOO_BIG
             elif name == "SMTPUTF8" and value is None:
                 utf8 = True
@@ -113,16 +101,16 @@ class Session(Connection):
             return replies.BAD_PARAMETER
         if not argument.isascii() and not self.envelope.smtp_utf8:
             return replies.NEED_SMTPUTF8
-        if len(self._recipients) >= self._service.limits.recipients:
+        if len(self._recipients) >= self._shared.limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
-        reply, mailbox, inbox = self._service.handler.recipient(path.address)
+        reply, mailbox, inbox = self._shared.handler.recipient(path.address)
         if reply.accepted:
             # A mailbox that is named twice, in whatever spelling, gets the mail once.
             self._recipients.setdefault(parse(mailbox).key, (mailbox, inbox))
             self.envelope.rcpt_tos.append(mailbox)
             return reply
         if reply == replies.UNKNOWN_INBOX:
-            end = self._service.gatekeeper.unknown_recipient(self.peer)
+            end = self._shared.gatekeeper.unknown_recipient(self.peer)
             if end is not None:
                 self._out.append(reply.line)
                 self._out.append(end.line)
@@ -140,7 +128,7 @@ class Session(Connection):
             return replies.MAIL_FIRST
         if not self._recipients:
             return replies.RECIPIENT_FIRST
-        self._data = DataReceiver(self._service.limits.message_size)
+        self._data = DataReceiver(self._shared.limits.message_size)
         return replies.START_DATA
 
     @syntax("RSET")
@@ -199,20 +187,20 @@ class Session(Connection):
         self._buffer += rest
         self._data = None
         content = b"" if data.too_big else data.take()
-        if data.too_big or len(content) > self._service.limits.message_size:
+        if data.too_big or len(content) > self._shared.limits.message_size:
             self._end_transaction(replies.TOO_BIG)
         elif has_bare_line_end(content):
             self._end_transaction(replies.BARE_LINE_END)
         else:
             self._waiting = True
-            task = self.loop.create_task(self._service.handler.message(self, content))
-            self._service.busy.add(task)
+            task = self.loop.create_task(self._shared.handler.message(self, content))
+            self._shared.busy.add(task)
             task.add_done_callback(self._answered)
         return True
 
     def _answered(self, task: asyncio.Task[Reply]) -> None:
         """The handler has decided: tell the client, and go on with what it sent meanwhile."""
-        self._service.busy.discard(task)
+        self._shared.busy.discard(task)
         self._waiting = False
         if task.cancelled():
             reply = replies.STORE_UNAVAILABLE
@@ -222,7 +210,7 @@ class Session(Connection):
         else:
             reply = task.result()
         self._end_transaction(reply)
-        if self._service.draining and not self._closing:
+        if self._shared.draining and not self._closing:
             self.hang_up(replies.SHUTTING_DOWN)
         self._advance()
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from responder.mail.write import format_date
 
 
-def received(
-    *, helo: str, peer: str, hostname: str, protocol: str, mail_id: str, recipient: str, date: float
-) -> bytes:
+def received(*, helo: str, peer: str, hostname: str, protocol: str, mail_id: str, recipient: str, date: float) -> bytes:
     """The trace field, CRLF at its end. `recipient` is "" where there are several: one must not learn of the other
     (RFC 5321 7.6). `helo` is printable ASCII without spaces; what could break the comment syntax is taken out of it."""
     name = "".join([char for char in helo if char not in '()<>"\\;']) or "unknown"

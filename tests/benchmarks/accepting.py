@@ -12,7 +12,8 @@ from responder.agents.router import Router
 from responder.clock import SystemClock
 from responder.config import Limits, Listen
 from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener, Service
+from responder.inbound.listener import Listener
+from responder.inbound.sessions import Sessions
 from responder.intake import Intake
 from responder.observe import set_up
 from responder.store.sqlite import SQLiteStore
@@ -25,7 +26,7 @@ async def serve(port: int, folder: Path) -> None:
     limits = Limits(connection_rate=None, unknown_recipients=None)
     gatekeeper = Gatekeeper(limits, clock)
     intake = Intake("bench.example", 50, Router(["echo"], ["bench.example"]), gatekeeper, store, clock)
-    service = Service("bench.example", limits, gatekeeper, intake, clock)
+    service = Sessions("bench.example", limits, gatekeeper, intake, clock)
     listener = Listener(service)
     await listener.open([Listen(address=f"127.0.0.1:{port}")])
     sys.stdout.write("ready\n")

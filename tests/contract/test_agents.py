@@ -412,6 +412,16 @@ async def test_plain_agents_when_they_hang_then_others_still_run_and_the_threads
     host.close()
 
 
+async def test_threads_when_an_agent_hangs_then_the_interpreter_does_not_wait_for_it(host: Host) -> None:
+    go_on = threading.Event()
+    run = host.run(inbox(lambda mail: go_on.wait(30), timeout=0.01), mail())
+    with pytest.raises(AgentError):
+        await run
+    mine = [thread for thread in threading.enumerate() if thread.name == "responder-agent"]
+    assert mine and all(thread.daemon for thread in mine)
+    go_on.set()
+
+
 async def test_threads_when_runs_follow_each_other_then_one_is_used_again() -> None:
     threads = threads_module.Threads(100)
     names = {(await threads.run(threading.get_ident))[0] for _ in range(20)}
@@ -466,14 +476,18 @@ def test_folders_when_two_hold_one_file_name_then_that_is_a_mistake(plugins: Plu
     assert list(plugins.load("one", "one")) == ["a"]
 
 
-def test_load_when_done_then_no_byte_code_is_left(plugins: Plugins) -> None:
+def test_load_when_done_then_no_byte_code_is_left(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     plugins.write("own/_shared.py", "VALUE = 1")
     plugins.write("own/a.py", "from ._shared import VALUE\n" + dedent(ONE.format(name="a", text="a")))
     plugins.load()
     assert sorted(os.listdir(plugins.folder / "own")) == ["_shared.py", "a.py"]
 
 
-async def test_load_when_done_again_then_new_code_is_seen_within_the_same_second(plugins: Plugins, host: Host) -> None:
+async def test_load_when_done_again_then_new_code_is_seen_within_the_same_second(
+    plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     plugins.write("own/_shared.py", "VALUE = 'old 1'")
     source = "from ._shared import VALUE\n@agent('a')\ndef f(mail):\n    return {0!r} + VALUE\n"
     path = plugins.write("own/a.py", source.format("old "))

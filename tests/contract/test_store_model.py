@@ -93,7 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
         due = self.due("inbound")
         items, following = self.do(self.store.claim_inbound(token, limit))
         assert len(items) == min(limit, len(due))
-        self.take([item for item in items], token)
+        self.take(list(items), token)
         assert following == self.next_due("inbound")
 
     @rule(token=WORKERS, limit=st.integers(1, 4), share=st.integers(1, 2))
@@ -105,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(items) == min(limit, expected)
         for domain, places in room.items():
             assert sum(item.domain == domain for item in items) <= places
-        self.take([item for item in items], token)
+        self.take(list(items), token)
         assert following == self.next_due("outbound")
 
     def due(self, table: str) -> list[Row]:
@@ -223,7 +223,7 @@ def _claim(item: InboundItem | OutboundItem) -> tuple[str, int]:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_store_and_model_agree(name: str) -> None:
     machine = type("Machine", (StoreMachine,), {"backend": name})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)

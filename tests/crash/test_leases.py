@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.accounting import judge, read_books
-from tests.support.crash import crash_configuration, ended, load, stats, wait_for, wait_until_quiet
+from tests.support.crash import crash_configuration, ended, load, wait_for, wait_until_quiet
 from tests.support.load import Connection, Ledger, Mail
 from tests.support.neighbours import Arrival, Neighbours, neighbours
 from tests.support.server import ServerProcess
@@ -31,9 +31,10 @@ from responder import Mail, agent
 
 @agent("witness")
 async def witness(mail: Mail) -> str:
-    """Waits for the file `go`, then says who it is."""
-    Path(os.environ["FOLDER"], f"asked-{os.getpid()}").touch()
-    while not Path(os.environ["FOLDER"], f"go-{os.getpid()}").exists():
+    """Waits for its process's file `go`, then says who it is."""
+    folder = Path(os.environ["FOLDER"], str(os.getpid()))
+    (folder / mail.id).touch()
+    while not (folder / "go").exists():
         await asyncio.sleep(0.02)
     return f"{mail.text} I am {os.getpid()}."
 '''
@@ -62,13 +63,13 @@ def two_servers(folder: Path, around: Neighbours) -> list[ServerProcess]:
     return [ServerProcess(folder / name, crash_configuration(around, **config)) for name in ("one", "two")]
 
 
-def start(server: ServerProcess, folder: Path, *, go: bool) -> int:
-    """Start a server, its agent free to answer or not; its process id."""
+def start(server: ServerProcess, folder: Path) -> Path:
+    """Start a server; the folder, named by its process id, in which its agent notes the mails that it has."""
     server.start(env={"FOLDER": str(folder)})
     assert server.process is not None
-    if go:
-        (folder / f"go-{server.process.pid}").touch()
-    return server.process.pid
+    place = folder / str(server.process.pid)
+    place.mkdir()
+    return place
 
 
 def letter(number: int) -> Mail:
@@ -86,8 +87,9 @@ async def send(folder: Path, port: int) -> None:
     connection.close()
 
 
-def in_state(server: ServerProcess, state: str) -> int:
-    return sum(states.get(state, 0) for states in stats(server).values())
+def asked(place: Path) -> int:
+    """How many mails an agent has."""
+    return len([file for file in place.iterdir() if file.name != "go"])
 
 
 def words(arrivals: list[Arrival]) -> set[str]:
@@ -95,28 +97,28 @@ def words(arrivals: list[Arrival]) -> set[str]:
     return {arrival.content.rpartition(b"I am ")[2].decode().rstrip(".\r\n") for arrival in arrivals}
 
 
-def test_agent_is_stopped_beyond_the_lease_then_the_other_server_answers_and_the_late_answer_is_thrown_away(
-    tmp_path: Path,
-) -> None:
+def test_agent_is_stopped_beyond_the_lease_then_its_late_answers_are_thrown_away(tmp_path: Path) -> None:
+    """They come while the other server's agent is still at work on the same mails."""
     with neighbours(tmp_path / "around") as around:
         sleeper, other = two_servers(tmp_path, around)
         with ended(sleeper, other):
-            late = start(sleeper, tmp_path, go=False)
+            late = start(sleeper, tmp_path)
             asyncio.run(send(tmp_path, sleeper.port))
-            wait_for(lambda: in_state(sleeper, "ANSWERING") == MAILS, "all mails claimed")
+            wait_for(lambda: asked(late) == MAILS, "the first agent")
             with stopped(sleeper):
-                (tmp_path / f"go-{late}").touch()  # it has its answers as soon as it goes on
-                prompt = start(other, tmp_path, go=True)
-                wait_for(lambda: len(around.arrivals()) == MAILS, "the other server's answers")
-            sleeper.wait_for_log(" stale ")
+                (late / "go").touch()  # it has its answers as soon as it goes on
+                prompt = start(other, tmp_path)
+                wait_for(lambda: asked(prompt) == MAILS, "the second agent")
             wait_for(lambda: sleeper.log.read_text().count(" stale ") == MAILS, "every late answer")
+            assert around.arrivals() == []
+            (prompt / "go").touch()
             counts = wait_until_quiet(other)
             assert (sleeper.stop(), other.stop()) == (0, 0)
         arrivals = around.arrivals()
         verdict = judge(read_books(tmp_path / "load.jsonl"), arrivals)
         assert not verdict.problems, "\n".join(verdict.problems)
         assert verdict.duplicates == 0
-        assert words(arrivals) == {str(prompt)}
+        assert words(arrivals) == {prompt.name}
         assert counts == {"inbound": {"ANSWERED": MAILS}, "outbound": {"DELIVERED": MAILS}}
 
 
@@ -127,11 +129,12 @@ def test_delivery_is_stopped_beyond_the_lease_then_an_answer_that_leaves_again_h
     with neighbours(tmp_path / "around", {"DOT": ["slow 1"] * MAILS}) as around:
         sleeper, other = two_servers(tmp_path, around)
         with ended(sleeper, other):
-            author = start(sleeper, tmp_path, go=True)
+            author = start(sleeper, tmp_path)
+            (author / "go").touch()
             asyncio.run(send(tmp_path, sleeper.port))
             wait_for(lambda: len(around.arrivals()) == MAILS, "all answers on their way")
             with stopped(sleeper):
-                start(other, tmp_path, go=True)
+                start(other, tmp_path)
                 wait_until_quiet(other)
             wait_for(lambda: sleeper.log.read_text().count(" stale ") == MAILS, "every late outcome")
             counts = wait_until_quiet(other)
@@ -140,7 +143,7 @@ def test_delivery_is_stopped_beyond_the_lease_then_an_answer_that_leaves_again_h
         verdict = judge(read_books(tmp_path / "load.jsonl"), arrivals)
         assert not verdict.problems, "\n".join(verdict.problems)
         assert verdict.duplicates == MAILS
-        assert words(arrivals) == {str(author)}
+        assert words(arrivals) == {author.name}
         assert counts == {"inbound": {"ANSWERED": MAILS}, "outbound": {"DELIVERED": MAILS}}
 
 
@@ -150,7 +153,7 @@ def test_server_is_stopped_and_goes_on_again_and_again_then_each_mail_is_answere
         sleeper, other = two_servers(tmp_path, around)
         with ended(sleeper, other):
             for server in (sleeper, other):
-                start(server, tmp_path, go=True)
+                (start(server, tmp_path) / "go").touch()
             ports = (sleeper.port, other.port)
             with load(tmp_path, *ports, connections=4, rate=60) as client:
                 for _ in range(5):

@@ -127,7 +127,7 @@ class Story:
 
 
 async def tell(folder: Path, fault: Fault, codes: set[str], *, room: int = 0, logged: bool = True) -> None:
-    """The story on a server of its own; with `room`, on a small disk of its own. Not `logged`: its log can't be written either."""
+    """The story on a server of its own; with `room`, on a small disk of its own. Not `logged`: its log fails as well."""
     (folder / "agents").mkdir()
     (folder / "agents" / "slow.py").write_text(AGENT)
     script = {"DOT": [None] * 3 + [f"slow {LASTS / 2}"] * SLOW}

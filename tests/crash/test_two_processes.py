@@ -17,12 +17,14 @@ from tests.support.crash import crash_configuration, ended, load, stats, wait_fo
 from tests.support.neighbours import neighbours
 from tests.support.server import ServerProcess
 
-MAILS = 600
+MAILS = 400
 IN_FLIGHT = 10  # answers that one process has on the way to one domain
 
 
-def test_two_servers_share_a_database_and_one_is_killed_then_each_mail_is_answered_once(tmp_path: Path) -> None:
-    with neighbours(tmp_path) as around:
+@pytest.mark.parametrize("kills", [0, 3], ids=["both live", "one is killed three times"])
+def test_two_servers_share_a_database_then_each_mail_is_answered_once(tmp_path: Path, kills: int) -> None:
+    # Every answer is on its way for so long that a claim which is not respected shows.
+    with neighbours(tmp_path, {"DOT": ["slow 0.2"] * 2 * MAILS}) as around:
         store = f"sqlite:{tmp_path / 'state' / 'responder.db'}"
         servers = [ServerProcess(tmp_path / name, crash_configuration(around, store=store)) for name in ("one", "two")]
         survivor, victim = servers
@@ -31,12 +33,13 @@ def test_two_servers_share_a_database_and_one_is_killed_then_each_mail_is_answer
             server.write(server.config)
         with (
             ended(*servers),
-            load(tmp_path, survivor.port, victim.port, mails=MAILS, connections=8, rate=150) as client,
+            load(tmp_path, survivor.port, victim.port, mails=MAILS, connections=8, rate=80) as client,
         ):
             survivor.start()
             victim.start()
-            for kill in range(1, 4):
-                wait_for(lambda: len(read_books(client.ledger).acknowledged) >= kill * MAILS // 5, "mails")  # noqa: B023
+            for kill in range(kills):
+                wanted = (kill + 1) * MAILS // (kills + 2)
+                wait_for(lambda: len(read_books(client.ledger).acknowledged) >= wanted, "mails")  # noqa: B023
                 victim.kill()
                 listed = json.loads(survivor.command("queue", "list", "--json").stdout)
                 assert all({"id", "state", "recipient"} <= item.keys() for item in listed)
@@ -51,13 +54,13 @@ def test_two_servers_share_a_database_and_one_is_killed_then_each_mail_is_answer
             for server in servers:
                 assert server.stop() == 0
         verdict = judge(books, around.arrivals())
-        assert not verdict.problems, "\n".join(verdict.problems[:20])
-        assert verdict.duplicates <= 3 * IN_FLIGHT
-        assert len(books.acknowledged) > MAILS * 9 // 10
-        assert "FAILED" not in {**counts["inbound"], **counts["outbound"]}
         accepted = [server.log.read_bytes().count(b" accepted ") for server in servers]
         delivered = [server.log.read_bytes().count(b" delivered ") for server in servers]
         print(f"\naccepted {accepted}, delivered {delivered}, {verdict.duplicates} arrived again")
+        assert not verdict.problems, "\n".join(verdict.problems[:20])
+        assert verdict.duplicates <= kills * IN_FLIGHT
+        assert len(books.acknowledged) > MAILS * 9 // 10
+        assert "FAILED" not in {**counts["inbound"], **counts["outbound"]}
         assert min(accepted) > 0
         assert min(delivered) > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 import subprocess
 import sys
@@ -563,6 +564,30 @@ def test_pipe_when_its_reader_has_gone_then_there_is_no_traceback(operator: Oper
             process.stdout.close()
             assert process.stderr.read() == b""
             assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("name", ["hangs", "stubborn"])
+def test_try_when_the_agent_never_ends_then_the_verb_does(operator: Operator, letter: Path, name: str) -> None:
+    own = operator.folder / "own"
+    own.mkdir()
+    (own / "bad.py").write_text(
+        "import asyncio, threading\nfrom responder import agent\n"
+        "@agent('hangs')\ndef hangs(mail):\n    threading.Event().wait()\n"
+        "@agent('stubborn')\nasync def stubborn(mail):\n    while True:\n        try:\n"
+        "            await asyncio.Event().wait()\n        except asyncio.CancelledError:\n            pass\n"
+    )
+    operator.write(configuration(plugins=["own"], inboxes={name: {"agent": name, "timeout": "0.2s"}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "responder", "try", name, str(letter), "--json", "--config", str(operator.file)],
+        cwd=operator.folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reason"].startswith("the agent took longer than 0.2 s")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])

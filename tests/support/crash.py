@@ -29,7 +29,7 @@ def crash_configuration(around: Neighbours | None = None, **changes: Any) -> dic
 
 
 def mutation(name: str) -> dict[str, str]:
-    """The environment in which a server is started without one of its safeties. See `tests/support/mutations`."""
+    """The environment that starts a server changed, mostly without one of its safeties. See `tests/support/mutations`."""
     root = Path(__file__).resolve().parents[2]
     return {"PYTHONPATH": f"{MUTATIONS}:{root}", "TEST_MUTATION": name}
 

@@ -1,6 +1,6 @@
 r"""SMTP conversations as text files: read, and played against a real listener with a real store.
 
-One file is one connection (docs: `tests/dialog/README.md`). Lines, by what they begin with:
+One file is one connection. Lines, by what they begin with:
 
     # RFC 5321 4.1.1.4: what it shows       the first line; more lines of `#` are comments
     @set limits.recipients = 2              the server's configuration, as TOML (before the first line of the conversation)
@@ -35,7 +35,8 @@ from typing import Any
 from responder.agents.router import Router
 from responder.config import Config, Listen
 from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener, Service
+from responder.inbound.listener import Listener
+from responder.inbound.sessions import Sessions
 from responder.intake import Intake
 from responder.mail.lifecycle import State
 from responder.store.sqlite import SQLiteStore
@@ -106,7 +107,7 @@ def _octets(word: str, rest: str) -> bytes:
 
 
 def unescape(text: str) -> bytes:
-    return codecs.escape_decode(text.encode())[0]  # type: ignore[attr-defined, no-any-return]  # typeshed has it not
+    return codecs.escape_decode(text.encode())[0]
 
 
 def _write(steps: list[tuple[str, Any]], octets: bytes) -> None:
@@ -125,9 +126,23 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             into[key] = value
 
 
+@dataclass
+class Front:
+    """A listener with intake and store, in this process."""
+
+    service: Sessions
+    listener: Listener
+    store: SQLiteStore
+    clock: ManualClock
+
+    @property
+    def port(self) -> int:
+        return self.listener.addresses[0][1]
+
+
 @contextlib.asynccontextmanager
-async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tuple[int, SQLiteStore, ManualClock]]:
-    """A listener with intake and store in this process; its port. What comes in stays RECEIVED: nothing answers."""
+async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[Front]:
+    """A front for the length of the block. What comes in stays RECEIVED: nothing answers."""
     base: dict[str, Any] = {
         "hostname": "mx.test.example",
         "domains": DOMAINS,
@@ -141,11 +156,12 @@ async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tup
     gatekeeper = Gatekeeper(config.limits, clock)
     router = Router(config.inboxes, config.domains)
     intake = Intake(config.hostname, config.limits.hops, router, gatekeeper, store, clock)
-    listener = Listener(Service(config.hostname, config.limits, gatekeeper, intake, clock))
+    service = Sessions(config.hostname, config.limits, gatekeeper, intake, clock)
+    listener = Listener(service)
     await store.open()
     try:
         await listener.open([Listen(address="127.0.0.1:0")])
-        yield listener.addresses[0][1], store, clock
+        yield Front(service, listener, store, clock)
     finally:
         await listener.drain(0)
         await store.close()
@@ -153,15 +169,15 @@ async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tup
 
 async def play(dialog: Dialog, folder: Path, cut: int = 0) -> None:
     """Play it against a server of its own. `cut` divides the write behind `@everywhere` there. Raises `AssertionError`."""
-    async with listening(folder, dialog.settings) as (port, store, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with listening(folder, dialog.settings) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         try:
             await _converse(dialog, reader, writer, cut)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-        await _check(dialog.checks, store)
+        await _check(dialog.checks, front.store)
 
 
 async def _converse(dialog: Dialog, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int) -> None:

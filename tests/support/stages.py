@@ -152,7 +152,8 @@ class Post:
         self.stage = Delivery(config, self.transport, self.store, self.lease, clock)
 
     async def turn(self, limit: int = 100) -> list[str]:
-        """Deliver what is due, one after the other; the ids."""
+        """Renew the lease, then deliver what is due, one after the other; the ids."""
+        await self.lease.start()
         items, _ = await self.stage.claim(self.lease.token, limit)
         for item in items:
             await self.stage.settle(item, await self.stage.handle(item))

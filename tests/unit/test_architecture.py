@@ -1,4 +1,4 @@
-"""The house keeps its order: what `docs/architecture.md` says of floors and places is read from there and held against the code."""
+"""The house keeps its order: what `docs/architecture.md` says of floors and places, held against the code."""
 
 from __future__ import annotations
 

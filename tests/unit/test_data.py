@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def reference(stream: bytes) -> tuple[bytes, bytes] | None:
 def receive(receiver: DataReceiver, stream: bytes, cuts: list[int]) -> tuple[bytes, bytes] | None:
     """The same by `DataReceiver`, fed piece by piece; octets behind the end, in later pieces, belong to the rest."""
     places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
-    pieces = [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(places)]
     for number, piece in enumerate(pieces):
         rest = receiver.feed(piece)
         if rest is not None:
@@ -89,12 +91,12 @@ def test_time_grows_with_the_message_and_not_with_its_square() -> None:
     looked = 0
 
     class Counting(bytearray):
-        def find(self, *arguments: object) -> int:  # type: ignore[override]
+        def find(self, *arguments: object) -> int:
             nonlocal looked
             looked += len(self) - (int(arguments[1]) if len(arguments) > 1 else 0)  # type: ignore[call-overload]
             return super().find(*arguments)  # type: ignore[arg-type]
 
-        def count(self, *arguments: object) -> int:  # type: ignore[override]
+        def count(self, *arguments: object) -> int:
             nonlocal looked
             looked += len(self) - (int(arguments[1]) if len(arguments) > 1 else 0)  # type: ignore[call-overload]
             return super().count(*arguments)  # type: ignore[arg-type]

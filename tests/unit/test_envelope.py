@@ -76,14 +76,16 @@ def test_postmaster_needs_no_domain_as_a_recipient(text: str) -> None:
 
 @given(st.text(max_size=80) | st.text(alphabet='FROM:<>@," \\=abü\r\n\x00', max_size=40))
 def test_any_argument_is_a_path_or_an_error_that_does_not_repeat_it(argument: str) -> None:
+    said = []
     for text in (argument, f"FROM:{argument}", f"FROM:<{argument}>"):
         try:
             path = parse_path("FROM", text)
         except EnvelopeError as error:
-            assert len(argument) < 12 or argument not in str(error)
-        else:
-            if path.address is not None:
-                assert parse(path.text) == path.address
+            said.append(str(error))
+            continue
+        if path.address is not None:
+            assert parse(path.text) == path.address
+    assert len(argument) < 12 or not any(argument in one for one in said)
 
 
 LOCALS = st.from_regex(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\.[a-z0-9]{1,10}){0,2}", fullmatch=True)

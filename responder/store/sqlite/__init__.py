@@ -27,7 +27,8 @@ from responder.store.base import (
     Window,
 )
 from responder.store.sqlite import steps, views, work
-from responder.store.sqlite.writer import Writer, connect, migrate, translate
+from responder.store.sqlite.database import connect, migrate, translate
+from responder.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from responder.store.base import StoreUnusableError
-from responder.store.sqlite.writer import examine, newest_version
+from responder.store.sqlite.database import examine, newest_version
 
 SCHEMA = Path(__file__).with_name("schema")
 

@@ -1,6 +1,6 @@
-"""Takes one safety away from a server of the tests, to show that the test of it notices.
+"""Changes a server of the tests: takes one safety away, to show that the test of it notices, or makes what is rare frequent.
 
-Python imports this module at its start where this folder is on PYTHONPATH; `TEST_MUTATION` names what is taken away.
+Python imports this module at its start where this folder is on PYTHONPATH; `TEST_MUTATION` names the change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from responder.store.base import NewMail
-from responder.store.sqlite import SQLiteStore
+from responder.store.sqlite import SQLiteStore, writer
 
 BEHIND = 0.02  # seconds from the reply to the commit: what a write-behind store takes to collect its batch
 
@@ -47,5 +47,8 @@ match os.environ["TEST_MUTATION"]:
     case "synchronous-normal" | "synchronous-off" as name:
         Lowered.level = name.rpartition("-")[2].upper()
         setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Lowered))  # noqa: B010
+    case "checkpoint-often":
+        assert writer.CHECKPOINT > 100
+        writer.CHECKPOINT = 100
     case unknown:
         raise SystemExit(f"no such mutation: {unknown}")

@@ -1,6 +1,7 @@
 """Agents that do what a test tells them: answer, fail in every way there is, hang, flood. One setting says which."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -100,10 +101,8 @@ class Scripted(Agent):
                 await asyncio.Event().wait()
             case "stubborn":  # is cancelled twice before it ends
                 for _ in range(2):
-                    try:
+                    with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.Event().wait()
-                    except asyncio.CancelledError:
-                        pass
                 return "too late"
             case "cancel-itself":
                 task = asyncio.current_task()
@@ -118,6 +117,7 @@ class Scripted(Agent):
                 return self.answer
             case act:
                 return ACTS[act]()
+        return None
 
 
 class Synchronous(Agent):
@@ -126,7 +126,7 @@ class Synchronous(Agent):
     class Settings(BaseModel):
         does: str = "answer"
 
-    def answer(self, mail: Mail) -> Any:  # type: ignore[override]
+    def answer(self, mail: Mail) -> Any:
         if self.settings.does == "block":
             threading.Event().wait(1.0)
             return "too late"
