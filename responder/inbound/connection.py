@@ -22,7 +22,8 @@ from responder.inbound.sessions import Sessions
 MAX_LINE = 2048
 """Octets of a command line. RFC 5321 4.5.3.1.4 asks for 512, extensions add to it (RFC 6531 3.4, 1870 3, 4954 4)."""
 
-READ_AHEAD = 262144  # octets of pipelined input kept while the session waits for a commit, before reading is paused
+READ_AHEAD = 262144
+"""Octets of pipelined input that are kept while the session waits, for a commit or for a client that reads no replies."""
 
 
 class Connection(SMTP):
@@ -104,11 +105,15 @@ class Connection(SMTP):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way that a shutdown should wait for: no message is being received or stored."""
-        return not self._waiting and self._data is None
+        """Whether nothing is under way that a shutdown should wait for: no message is being received or stored, no last reply
+        is on its way."""
+        return not (self._waiting or self._closing) and self._data is None
 
     def hang_up(self, reply: Reply) -> None:
-        """Say why, then close."""
+        """Say why, then close. Asked again, cut the connection: its client does not read what it was told."""
+        if self._closing and self.transport is not None and self.transport.is_closing():
+            self.transport.abort()
+            return
         self._out.append(reply.line)
         self._closing = True
         self._flush()
@@ -119,7 +124,7 @@ class Connection(SMTP):
         self._buffer += data
         if not self._waiting:
             self._advance()
-        elif len(self._buffer) > READ_AHEAD and not self._read_paused and self.transport is not None:
+        if len(self._buffer) > READ_AHEAD and not self._read_paused and self.transport is not None and not self._closing:
             self._read_paused = True
             self.transport.pause_reading()
 
@@ -138,7 +143,7 @@ class Connection(SMTP):
             self._closing = True
         self.touch(self._shared.clock.monotonic())
         self._flush()
-        if self._read_paused and not self._waiting and self.transport is not None:
+        if self._read_paused and not (self._waiting or self._write_paused or self._closing) and self.transport is not None:
             self._read_paused = False
             self.transport.resume_reading()
 

@@ -15,7 +15,7 @@ import pytest
 from responder.mail.lifecycle import State
 from responder.store import sqlite
 from responder.store.base import StoreUnusableError
-from responder.store.sqlite import SQLiteStore
+from responder.store.sqlite import SQLiteStore, database
 from tests.support.clock import ManualClock
 from tests.support.server import ROOT
 from tests.support.stores import accept, answer, claim
@@ -175,7 +175,7 @@ OPEN_AND_ACCEPT = """
 import asyncio, sys
 from pathlib import Path
 from responder.clock import SystemClock
-from responder.store.sqlite import SQLiteStore
+from responder.store.sqlite import SQLiteStore, database
 from tests.support.stores import accept
 
 async def main() -> None:

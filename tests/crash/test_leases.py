@@ -126,7 +126,7 @@ def test_delivery_is_stopped_beyond_the_lease_then_an_answer_that_leaves_again_h
     tmp_path: Path,
 ) -> None:
     """The host's 250 finds the sleeper stopped: that it took the mail can't be known to the other one."""
-    with neighbours(tmp_path / "around", {"DOT": ["slow 1"] * MAILS}) as around:
+    with neighbours(tmp_path / "around", {"DOT": ["slow 3"] * MAILS}) as around:
         sleeper, other = two_servers(tmp_path, around)
         with ended(sleeper, other):
             author = start(sleeper, tmp_path)

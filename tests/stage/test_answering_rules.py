@@ -244,7 +244,7 @@ async def test_breaker_keeps_the_rest_of_a_flood_and_raises_one_alert(
     config = configured({"echo": "answer"}, reply=QUIET | {breaker: "3/10m"})
     async with desk(tmp_path, config) as it:
         items = [await it.put("echo", "a@example.org", "References: <first@example.org>") for _ in range(10)]
-        await it.turn()
+        await it.turn_together()
         ends = [await it.end(item) for item in items]
         reason = f"breaker-{breaker.replace('_', '-')}: 3/10m answers reached"
         assert ends[:3] == [(State.ANSWERED, "answered by scripted")] * 3
@@ -253,7 +253,7 @@ async def test_breaker_keeps_the_rest_of_a_flood_and_raises_one_alert(
         assert log.getvalue().count("breaker open") == 1
         it.clock.advance(600)
         late = [await it.put("echo", "a@example.org", "References: <first@example.org>") for _ in range(4)]
-        await it.turn()
+        await it.turn_together()
         assert [(await it.end(item))[0] for item in late] == [State.ANSWERED] * 3 + [State.SILENT]
         assert log.getvalue().count("breaker open") == 2
 

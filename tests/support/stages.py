@@ -87,6 +87,12 @@ class Desk:
             await self.stage.settle(item, await self.stage.handle(item))
         return [item.id for item in items]
 
+    async def turn_together(self, limit: int = 100) -> None:
+        """The same, with all agents run before the first answer is stored: none knows of another."""
+        items, _ = await self.stage.claim("w1", limit)
+        for item, settlement in [(item, await self.stage.handle(item)) for item in items]:
+            await self.stage.settle(item, settlement)
+
     async def leaving(self) -> list[OutboundItem]:
         """What waits to leave, claimed."""
         return await claim_out(self.store, "post")

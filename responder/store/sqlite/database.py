@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from responder.store.base import StoreError, StoreFullError, StoreUnavailableErr
 APPLICATION_ID = 0x52535044  # "RSPD" in the file's header: a database of somebody else's is refused, not migrated
 BUSY = 10.0  # seconds that another process may hold the write lock before we say 451
 CHECKPOINT_PAGES = 1000  # pages of write-ahead log after which SQLite itself would copy them into the database
+
+MOVED = "the database or its -wal was removed or replaced while it is in use: put it back, or stop the server"
+
+Files = list[tuple[int, int] | None]
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -35,6 +40,19 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def identities(path: Path) -> Files:
+    """Which files the database and its write-ahead log are now; None for one that is missing. A microsecond or two."""
+    found: Files = []
+    for name in (path, f"{path}-wal"):
+        try:
+            status = os.stat(name)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return found
 
 
 def migrate(connection: sqlite3.Connection, folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from responder.observe import event
 from responder.store.base import StoreUnavailableError
-from responder.store.sqlite.database import connect, translate
+from responder.store.sqlite.database import MOVED, Files, connect, identities, translate
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -80,6 +80,7 @@ class Writer:
         self._queue: queue.SimpleQueue[tuple[Operation, Any, asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._files: Files = []
         self._failed = False  # the last transaction did, so the connection is replaced
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checkpointer: Checkpointer | None = None
@@ -88,6 +89,7 @@ class Writer:
     def start(self, connection: sqlite3.Connection) -> None:
         """Begin to write, over a connection that has been migrated."""
         self._connection = connection
+        self._files = identities(self._path)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="responder-store", daemon=True)
         self._thread.start()
@@ -211,7 +213,11 @@ class Writer:
 
         The old one is let go of only then. Without any connection to the file, the next one would take what a failed commit
         left in the WAL for good: a claim that its worker knows nothing of, a mail that the client was told to keep.
+
+        Files that were removed or replaced under us take nothing more: SQLite would go on writing to what has no name.
         """
+        if identities(self._path) != self._files:
+            raise sqlite3.OperationalError(MOVED)
         if self._failed:
             fresh = connect(self._path)
             fresh.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now it has the WAL open
