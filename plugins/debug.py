@@ -10,7 +10,8 @@ class Debug(Agent):
 
     reads_automatic_mail = True
 
-    async def answer(self, mail: Mail) -> None:
+    def answer(self, mail: Mail) -> None:  # type: ignore[override]
+        # Not `async`: in a thread a terminal that nobody reads, or a mail of a million lines, holds up nobody else.
         lines = [
             "---------- MESSAGE FOLLOWS ----------",
             f"X-Peer: {mail.peer}",

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.operator import Operator
 
 REQUIRED = os.environ.get("RESPONDER_REQUIRE_PEERS") == "1"
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
@@ -25,3 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             missing = [name for name in mark.args if find_peer(name) is None]
             if missing:
                 item.add_marker(pytest.mark.skip(reason=f"peer not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """An operator's terminal in the test's own process and folder."""
+    from tests.support.operator import make_operator
+
+    return make_operator(tmp_path, monkeypatch, capsys)

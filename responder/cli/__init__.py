@@ -21,6 +21,7 @@ BAD_USE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that isn't UTF-8 still shows all mail
@@ -41,6 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is still buffered would fail again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _open_standard_streams() -> None:
+    """The null device in place of each standard stream that is closed (`>&-`): a socket or a database that got its number
+    would receive what is meant for people, and libuv ends the program when it closes such a one."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
 
 
 def parser() -> argparse.ArgumentParser:

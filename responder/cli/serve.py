@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import sys
+import threading
 from functools import partial
 
 from responder.cli.options import Verbs, configuration
@@ -16,6 +18,7 @@ from responder.observe import event, flush, set_up
 from responder.start import StartError
 
 FAILED = 1
+PATIENCE = 1.0  # seconds that standard output gets at the end
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -48,11 +51,12 @@ def run(options: argparse.Namespace) -> int:
             status = FAILED
         else:
             status = 0
-        if server.host.stuck:
-            # The store is closed and the queue safe; agents that don't end would be waited for, for ever.
-            event("agents left behind", level=logging.WARNING, agents=server.host.stuck)
+        stuck = server.host.stuck
+        # The store is closed and the queue safe; what does not end, agents or a terminal, would be waited for, for ever.
+        if stuck:
+            event("agents left behind", level=logging.WARNING, agents=stuck)
+        if not _shown() or stuck:
             flush()
-            sys.stdout.flush()
             os._exit(status)
         return status
 
@@ -61,6 +65,19 @@ def run(options: argparse.Namespace) -> int:
             return runner.run(serve())
     finally:
         flush()
+
+
+def _shown() -> bool:
+    """Whether standard output took what was waiting for it: a pipe that nobody reads would hold up the end of the program."""
+    thread = threading.Thread(target=_flush_output, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+def _flush_output() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 
 def _single(error: Exception) -> Exception:

@@ -7,82 +7,24 @@ Whatever is wrong with the configuration, the plugins, the store or the sockets:
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
 import sqlite3
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.operator import Operator, Result, make_operator
-from tests.support.server import ServerProcess, configuration, environment, free_port, to_toml
+from tests.support.operator import Operator, complains, left
+from tests.support.server import configuration
 
 BOTH = ("check", "serve")
 SECRET = "hunter2-hunter2"
 
-AGENT = """
-from typing import Literal
-from pydantic import BaseModel, SecretStr, field_validator
-from responder import Agent, hookimpl
-
-class Inner(BaseModel):
-    depth: int = 1
-    mode: Literal["fast", "slow"] = "fast"
-
-class Picky(Agent):
-    class Settings(BaseModel):
-        model_config = {"extra": "forbid"}
-        key: SecretStr = SecretStr("")
-        inner: Inner = Inner()
-        @field_validator("inner")
-        @classmethod
-        def _odd(cls, inner):
-            if inner.depth == 99:
-                raise RuntimeError("a validator that breaks")
-            return inner
-    def __init__(self, settings):
-        super().__init__(settings)
-        if settings.inner.depth == 13:
-            raise OSError("no such\\nbackend")
-    async def answer(self, mail):
-        return None
-
-@hookimpl
-def responder_agents():
-    return {"picky": Picky}
-"""
-
-
-@pytest.fixture
-def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
-    return make_operator(tmp_path, monkeypatch, capsys)
-
 
 def with_settings(**settings: Any) -> dict[str, Any]:
     return {"plugins": ["own"], "inboxes": {"x": {"agent": "picky", "settings": settings}}}
-
-
-def complains(result: Result, file: str | Path, key: str, reason: str) -> None:
-    """Exit status 2, and one line: the file, the key, and words that `reason` matches."""
-    assert result.status == 2, result
-    assert result.out == ""
-    lines = result.err.splitlines()
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith(f"responder: {file}: {key}: " if key else f"responder: {file}: "), lines[0]
-    assert re.search(reason, lines[0]), lines[0]
-    assert result.err.endswith("\n")
-
-
-def left(folder: Path) -> list[str]:
-    """What stands in the folder, plugins aside."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "own" not in path.parts)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -185,87 +127,6 @@ def test_local_file_when_it_holds_the_mistake_then_it_is_named(operator: Operato
     complains(operator(verb), local, "delivery.port", "wants 1 or more")
 
 
-SETTINGS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "wrong type": ({"inner": {"depth": "deep"}}, "inboxes.x.settings.inner.depth", "valid integer"),
-    "not one of": ({"inner": {"mode": SECRET}}, "inboxes.x.settings.inner.mode", "'fast' or 'slow'"),
-    "secret of the wrong type": ({"key": {"value": SECRET}}, "inboxes.x.settings.key", "valid string"),
-    "several": ({"key": 1, "inner": {"depth": "x"}}, "inboxes.x.settings.key", r"\(and 1 more\)$"),
-    "validator breaks": ({"inner": {"depth": 99}}, "inboxes.x.settings", "RuntimeError: a validator that breaks"),
-    "agent does not start": ({"inner": {"depth": 13}}, "inboxes.x", "does not start: OSError: no such backend"),
-}
-
-
-@pytest.mark.parametrize("verb", BOTH)
-@pytest.mark.parametrize("name", SETTINGS)
-def test_settings_when_invalid_then_their_key_is_named_and_no_value_shown(
-    operator: Operator, verb: str, name: str
-) -> None:
-    settings, key, reason = SETTINGS[name]
-    (operator.folder / "own").mkdir()
-    (operator.folder / "own" / "picky.py").write_text(AGENT)
-    operator.write(configuration(**with_settings(**settings)))
-    result = operator(verb)
-    complains(result, operator.file, key, reason)
-    assert SECRET not in result.err
-
-
-HOOK = "from responder import Agent, agent, hookimpl\n"
-PLUGINS: dict[str, tuple[str, str]] = {
-    "syntax": ("def f(:\n", r"SyntaxError: invalid syntax \(bad.py, line 1\)"),
-    "null byte": ("\0", "SyntaxError|ValueError"),
-    "import": ("import nothing_of_that_name\n", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
-    "raises": ("1 / 0\n", "ZeroDivisionError: division by zero"),
-    "raises on several lines": ("raise ValueError('one\\ntwo\\x1b[31m')\n", r"ValueError: one two \[31m$"),
-    "exits": ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
-    "cancels": ("import asyncio\nraise asyncio.CancelledError\n", "CancelledError"),
-    "no agent": ("x = 1\n", "registers no agent"),
-    "hook without hookimpl": ("def responder_agents():\n    return {}\n", "registers no agent"),
-    "hook with arguments": (HOOK + "@hookimpl\ndef responder_agents(app):\n    return {}\n", "'app'|hook .*argument"),
-    "unknown hook": (HOOK + "@hookimpl\ndef responder_agentz():\n    return {}\n", "unknown hook 'responder_agentz'"),
-    "hook raises": (HOOK + "@hookimpl\ndef responder_agents():\n    raise KeyError('x')\n", "KeyError: 'x'"),
-    "hook returns nothing": (HOOK + "@hookimpl\ndef responder_agents():\n    pass\n", "return a dict.*not NoneType"),
-    "hook is async": (HOOK + "@hookimpl\nasync def responder_agents():\n    return {}\n", "return a dict.*coroutine"),
-    "not an Agent": (HOOK + "@hookimpl\ndef responder_agents():\n    return {'x': 5}\n", '"x" must be a subclass'),
-    "another class": (HOOK + "@hookimpl\ndef responder_agents():\n    return {'x': dict}\n", '"x" must be a subclass'),
-    "an instance": (HOOK + "@hookimpl\ndef responder_agents():\n    return {'x': Agent(None)}\n", "subclass"),
-    "no answer": (
-        HOOK + "class A(Agent): pass\n@hookimpl\ndef responder_agents():\n    return {'x': A}\n",
-        "no method",
-    ),
-    "settings no model": (
-        HOOK + "class A(Agent):\n    Settings = dict\n    async def answer(self, mail): ...\n"
-        "@hookimpl\ndef responder_agents():\n    return {'x': A}\n",
-        "must be a pydantic model",
-    ),
-    "unknown kind": (
-        HOOK + "class A(Agent):\n    kind = 'robot'\n    async def answer(self, mail): ...\n"
-        "@hookimpl\ndef responder_agents():\n    return {'x': A}\n",
-        "must be one of service, personal, group",
-    ),
-    "name no text": (HOOK + "@hookimpl\ndef responder_agents():\n    return {5: Agent}\n", "name must be a text"),
-    "twice in one file": (
-        HOOK + "@agent('x')\ndef f(mail): ...\n@agent('x')\ndef g(mail): ...\n",
-        '"x" is already there',
-    ),
-    "name of a stock agent": (HOOK + "@agent('echo')\ndef f(mail): ...\n", '"echo" is already there, from .*echo.py'),
-}
-
-
-@pytest.mark.parametrize("verb", [*BOTH, "plugins"])
-@pytest.mark.parametrize("name", PLUGINS)
-def test_plugin_when_it_can_not_be_used_then_its_file_and_the_reason_are_told(
-    operator: Operator, verb: str, name: str
-) -> None:
-    source, reason = PLUGINS[name]
-    (operator.folder / "own").mkdir()
-    (operator.folder / "own" / "bad.py").write_text(source)
-    config = configuration()
-    operator.write({**config, "plugins": [*config["plugins"], "own"]})
-    result = operator(verb)
-    complains(result, operator.file, "plugins: own/bad.py" if name != "name of a stock agent" else "plugins", reason)
-    assert os.listdir(operator.folder / "own") == ["bad.py"]
-
-
 def foreign(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
@@ -359,140 +220,3 @@ def test_usage_when_bad_then_exit_status_2_and_the_usage_is_shown(operator: Oper
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("usage: responder")
     assert "Traceback" not in result.err
-
-
-# -- as processes of their own -------------------------------------------------------------------------------------------
-
-
-def process(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "responder", *arguments]
-    options = {"env": environment(), "cwd": folder, "capture_output": True, "text": True, "timeout": 60, **options}
-    return subprocess.run(command, check=False, **options)
-
-
-@pytest.mark.parametrize("verb", BOTH)
-def test_process_when_the_configuration_is_bad_then_one_line_and_status_2(tmp_path: Path, verb: str) -> None:
-    file = tmp_path / "responder.toml"
-    file.write_text(to_toml(configuration(plugins=["own"])))
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "bad.py").write_text("import sys\nsys.exit(3)\n")
-    done = process(tmp_path, verb, "--config", str(file))
-    complains(Result(done.returncode, done.stdout, done.stderr), file, "plugins: own/bad.py", "SystemExit: 3")
-    assert left(tmp_path) == ["responder.toml"]
-
-
-def test_process_when_the_port_is_in_use_then_one_line_and_status_2(tmp_path: Path) -> None:
-    file = tmp_path / "responder.toml"
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        address = f"127.0.0.1:{sock.getsockname()[1]}"
-        file.write_text(to_toml(configuration(listen=[{"address": address}])))
-        done = process(tmp_path, "serve", "--config", str(file))
-    complains(Result(done.returncode, done.stdout, done.stderr), file, "listen", "[Aa]ddress already in use")
-    assert left(tmp_path) == ["responder.toml", "state", "state/responder.db"]
-
-
-def may_bind_low_ports() -> bool:
-    limit = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-    return not limit.exists() or int(limit.read_text()) <= 25
-
-
-LOW_PORT = """
-import os, sys
-import responder.app, responder.cli  # before the privilege is given up: whatever that user may read
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-sys.exit(responder.cli.main(["serve", "--config", "/dev/null"]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux" or may_bind_low_ports(), reason="any user may bind port 25 here")
-def test_process_when_the_port_needs_a_privilege_then_one_line_and_status_2() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
-        env = {
-            **environment(),
-            "RESPONDER_STORE": f"sqlite:{name}/x.db",
-            "RESPONDER_PLUGINS": "",
-            "RESPONDER_LISTEN__0__ADDRESS": "127.0.0.1:25",
-        }
-        command = [sys.executable, "-c", LOW_PORT]
-        done = subprocess.run(command, env=env, cwd=name, capture_output=True, text=True, timeout=60, check=False)
-    complains(
-        Result(done.returncode, done.stdout, done.stderr), "/dev/null", "listen", "127.0.0.1:25: Permission denied"
-    )
-
-
-CRASH = """
-import asyncio
-import responder.app
-
-async def retention(self):
-    await asyncio.sleep(0)  # the log says `ready` first
-    raise RuntimeError("our own mistake")
-
-responder.app.Server._retention = retention
-"""
-
-
-def test_server_when_our_own_code_crashes_then_one_log_entry_and_status_1(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(CRASH)
-    file = tmp_path / "responder.toml"
-    file.write_text(to_toml(configuration(listen=[{"address": f"unix:{tmp_path}/s"}])))
-    env = environment()
-    env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
-    done = process(tmp_path, "serve", "--config", str(file), env=env)
-    assert done.returncode == 1, done.stderr
-    entries = [line for line in done.stderr.splitlines() if re.match(r"\d{4}-", line)]
-    assert [line.split()[2] for line in entries] == ["notice", "ready", "crashed"]
-    assert "reason=RuntimeError" in entries[2]
-    assert done.stderr.count("Traceback (most recent call last)") == 1
-    assert "ExceptionGroup" not in done.stderr
-    assert "RuntimeError: our own mistake" in done.stderr
-    assert not (tmp_path / "s").exists()
-    assert not (tmp_path / "state" / "responder.db-wal").exists()  # the store was closed
-
-
-def test_reload_when_the_new_configuration_is_bad_then_the_old_one_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    plugin = tmp_path / "own" / "mine.py"
-    good = HOOK + "@agent('mine')\ndef f(mail):\n    return 'here'\n"
-    plugin.write_text(good)
-    config = configuration(plugins=["own"], inboxes={"mine": {"agent": "mine"}})
-    server = ServerProcess(tmp_path, config)
-    server.start()
-    try:
-        for text, source in (
-            ("hostname = \n", good),
-            (to_toml({**config, "inboxes": {"mine": {"agent": "other"}}}), good),
-            (to_toml(config), "raise SystemExit(1)\n"),
-            (to_toml(config), "import asyncio\nraise asyncio.CancelledError\n"),
-        ):
-            server.file.write_text(text)
-            plugin.write_text(source)
-            offset = server.log.stat().st_size
-            server.signal(signal.SIGHUP)
-            line = server.wait_for_log("\n", offset)
-            assert " error reload refused reason=" in line and line.count("\n") == 1
-            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
-                assert sock.recv(100).startswith(b"220 ")
-        plugin.write_text(good.replace("'here'", "'seen'"))
-        offset = server.log.stat().st_size
-        server.signal(signal.SIGHUP)
-        assert " info reloaded inboxes=1" in server.wait_for_log("\n", offset)
-        assert server.stop() == 0
-    finally:
-        if server.process is not None:
-            server.kill()
-
-
-def test_free_port_when_the_configuration_is_good_then_it_serves(tmp_path: Path) -> None:
-    """What all of the above differ from in one thing each."""
-    server = ServerProcess(tmp_path, configuration(listen=[{"address": f"127.0.0.1:{free_port()}"}]))
-    server.start()
-    try:
-        assert server.stop() == 0
-    finally:
-        if server.process is not None:
-            server.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,3 +81,19 @@ def make_operator(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for name in [name for name in os.environ if name.startswith("RESPONDER_")]:
         monkeypatch.delenv(name)
     return Operator(folder, capsys)
+
+
+def complains(result: Result, file: str | Path, key: str, reason: str) -> None:
+    """Exit status 2, and one line: the file, the key, and words that `reason` matches."""
+    assert result.status == 2, result
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith(f"responder: {file}: {key}: " if key else f"responder: {file}: "), lines[0]
+    assert re.search(reason, lines[0]), lines[0]
+    assert result.err.endswith("\n")
+
+
+def left(folder: Path) -> list[str]:
+    """What stands in the folder, plugins aside."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "own" not in path.parts)

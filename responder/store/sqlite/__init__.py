@@ -61,6 +61,8 @@ class SQLiteStore:
             connection = connect(self._path, create=create)
             try:
                 migrate(connection, SCHEMA)
+                # What an earlier process left in the write-ahead log, perhaps behind a sync that failed, is on disk from here.
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except BaseException:
                 connection.close()
                 raise
