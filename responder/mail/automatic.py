@@ -29,6 +29,7 @@ AUTO_ID: Final = re.compile(r"<auto\.([0-9a-hjkmnp-tv-z]{18})(?:\.[0-9]{1,9}){0,
 MAX_VALUE = 2000  # characters of a header value that are looked at: every field below has its meaning at its beginning
 MAX_DETAIL = 200  # characters of a reason's detail
 MAX_ADDRESSES = 32768  # characters of address fields of one name: some 1,000 mailboxes
+FIELD_COST = 64  # what a field counts besides its characters: thousands of empty ones cost as much as a few long ones
 MAX_MARKERS = 20  # loop markers: a mail that so many servers of this kind sent on goes round
 
 
@@ -236,6 +237,8 @@ def _judge_name(field: str, address: Address, recipient: Address, policy: Policy
 
 
 def _judge_headers(headers: Headers, policy: Policy) -> Reason | None:
+    if headers.cut:
+        return Reason("header-too-long", "what stands behind its first megabyte may say that no person wrote this")
     for name, marks, code in ROWS:
         if name in headers:
             for value in headers.all(name):
@@ -301,7 +304,7 @@ def _addresses(headers: Headers, name: str) -> Iterator[Address]:
         if left <= 0:
             return
         value = value[:left].strip()
-        left -= len(value) + 1
+        left -= len(value) + FIELD_COST
         if simple := _SIMPLE.fullmatch(value):
             with suppress(AddressError):
                 yield parse(simple[1] or simple[2])

@@ -29,9 +29,13 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 class Headers:
     """Header fields in their order; names are compared without case, values are unfolded and otherwise as sent."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "cut")
+
+    cut: bool
+    """Whether the section is longer than `MAX_SECTION`: then there are fields that nobody has looked at."""
 
     def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        self.cut = False
         self._collect([(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in fields])
 
     def _collect(self, fields: list[tuple[bytes, bytes]]) -> None:
@@ -47,7 +51,9 @@ class Headers:
     def parse(cls, content: bytes) -> Headers:
         """The fields of a message (headers, empty line, body). Never fails: what is no field is passed over."""
         headers = cls.__new__(cls)
-        headers._collect(_FIELD.findall(split_section(content)))
+        section = split_section(content)
+        headers.cut = len(section) >= MAX_SECTION
+        headers._collect(_FIELD.findall(section))
         return headers
 
     def get(self, name: str, default: str = "") -> str:

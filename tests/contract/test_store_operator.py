@@ -120,7 +120,7 @@ async def test_list_shows_what_waits_and_what_failed(store: Store, clock: Manual
 
 
 async def test_account_is_found_by_every_name_a_mail_has(store: Store, clock: ManualClock) -> None:
-    """Mail, its items, what answered it, the DSN that came of the answer, and the Message-ID: one account."""
+    """Mail, its items, what answered it, the DSN that came of the answer, its Message-ID and those of ours: one account."""
     [identifier, second] = await accept(
         store, clock, "echo@test.example", "bob@test.example", message_id="<id-1@example.org>"
     )
@@ -132,7 +132,8 @@ async def test_account_is_found_by_every_name_a_mail_has(store: Store, clock: Ma
     dsn = outbound(clock, leaving.id, kind="dsn")
     await store.settle_outbound(leaving, Settlement(Event.BOUNCE, "550 no", (dsn,), ((dsn.id, b"dsn"),)))
     mail = identifier.partition(".")[0]
-    for key in (mail, identifier, second, leaving.id, dsn.id, "<id-1@example.org>", "id-1@example.org"):
+    ours = (f"<auto.{identifier}.0@mx.test.example>", f"auto.{dsn.id}@mx.test.example")
+    for key in (mail, identifier, second, leaving.id, dsn.id, "<id-1@example.org>", "id-1@example.org", *ours):
         [account] = await store.account(key)
         assert account.mail is not None
         assert account.mail["id"] == mail

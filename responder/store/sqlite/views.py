@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 
+from responder.mail.automatic import AUTO_ID
 from responder.mail.lifecycle import INBOUND, OUTBOUND, State, final_states
 from responder.store.base import Account, HistoryEntry, ItemView
 
@@ -52,14 +53,16 @@ def account(connection: sqlite3.Connection, key: str) -> list[Account]:
 
 
 def _mails(connection: sqlite3.Connection, key: str) -> list[str]:
-    """The mails that a mail id, an item id or a Message-ID (with or without its angle brackets) speaks of."""
-    cause = key
+    """The mails that a mail id, an item id or a Message-ID (with or without its angle brackets) speaks of; the Message-ID of
+    an answer of ours speaks of what it answers."""
+    identifier = f"<{key.strip('<> ')}>"
+    own = AUTO_ID.fullmatch(identifier)
+    cause = own[1] if own else key
     for _ in range(4):  # a DSN's cause is an outbound item, whose cause is an inbound one
         row = connection.execute("SELECT cause FROM outbound WHERE id = ?", (cause,)).fetchone()
         if row is None:
             break
         cause = row[0]
-    identifier = f"<{key.strip('<> ')}>"
     return [
         mail
         for (mail,) in connection.execute(
