@@ -43,19 +43,21 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="STATE",
         help=f"one of {', '.join(State)}; may be given more than once",
     )
-    verb.add_argument("--limit", type=int, default=1000, metavar="N", help="at most that many (default: 1000)")
+    verb.add_argument("--limit", type=_count, default=1000, metavar="N", help="at most that many (default: 1000)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=list_items)
 
     text = "one item: its state, history and message"
     verb = inner.add_parser("show", parents=[common], help=text, description=f"Show {text}.")
-    verb.add_argument("id", metavar="ID", help="an item's id, or a mail's for its first recipient")
+    verb.add_argument("id", type=_text, metavar="ID", help="an item's id, or a mail's for its first recipient")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=show)
 
     for name, (event, text) in ACTIONS.items():
         verb = inner.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
-        verb.add_argument("ids", metavar="ID", nargs="+", help="an item's id, as `responder queue list` shows it")
+        verb.add_argument(
+            "ids", type=_text, metavar="ID", nargs="+", help="an item's id, as `responder queue list` shows it"
+        )
         verb.add_argument("--json", action="store_true", help="for programs")
         verb.set_defaults(run=act, event=event)
 
@@ -71,10 +73,26 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         description="The whole history of a mail, from its connection to the remote host's last word.",
     )
     verb.add_argument(
-        "key", metavar="ID-or-MESSAGE-ID", help="a mail's or an item's id, or a Message-ID with or without <>"
+        "key",
+        type=_text,
+        metavar="ID-or-MESSAGE-ID",
+        help="a mail's or an item's id, or a Message-ID with or without <>",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=explain)
+
+
+def _text(argument: str) -> str:
+    """What was typed as a text that the store takes: octets that are no UTF-8 name nothing that it has."""
+    return argument.encode("utf-8", "replace").decode()
+
+
+def _count(argument: str) -> int:
+    """A number of items."""
+    number = int(argument)
+    if not 0 < number < 1 << 63:
+        raise argparse.ArgumentTypeError("wants a number from 1")
+    return number
 
 
 def list_items(options: argparse.Namespace) -> int:

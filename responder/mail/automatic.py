@@ -131,7 +131,7 @@ def _not_no(value: str) -> bool:
 
 def _one_of(*words: str) -> Callable[[str], bool]:
     """The first word of the value is one of these."""
-    return lambda value: _FIRST_WORD.split(value.lstrip(), 1)[0] in words
+    return lambda value: _FIRST_WORD.split(value.lstrip(' \t"'), 1)[0] in words
 
 
 def _lists(*words: str) -> Callable[[str], bool]:
@@ -143,8 +143,8 @@ def _is_report(value: str) -> bool:
     return "".join(value.partition(";")[0].split()) == "multipart/report"
 
 
-_FIRST_WORD = re.compile(r"[\s;,]")
-_SEPARATORS = re.compile(r"[\s;,]+")
+_FIRST_WORD = re.compile(r'[\s;,"]')  # quotes have no place in these fields, and some programs write them
+_SEPARATORS = re.compile(r'[\s;,"]+')
 
 ROWS: Final[tuple[tuple[str, Callable[[str], bool], str], ...]] = (
     ("Auto-Submitted", _not_no, "auto-submitted"),  # RFC 3834 5

@@ -49,6 +49,7 @@ class SQLiteStore:
 
     async def open(self, *, create: bool = True) -> None:
         connection = await asyncio.to_thread(self._prepare, create)
+        self._path = self._path.absolute()  # a plugin may change the working folder
         self._reading = ThreadPoolExecutor(1, "responder-store-read")
         self._writer.start(connection)
 

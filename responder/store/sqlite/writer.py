@@ -89,6 +89,7 @@ class Writer:
     def start(self, connection: sqlite3.Connection) -> None:
         """Begin to write, over a connection that has been migrated."""
         self._connection = connection
+        self._path = self._path.absolute()  # a plugin may change the working folder
         self._files = identities(self._path)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="responder-store", daemon=True)
