@@ -34,7 +34,7 @@ MAX_STRUCTURED = 1500  # characters of a value with parameters, and the paramete
 MAX_PARAMETERS = 60  # quadratic time for both
 MAX_BOUNDARY = 200  # RFC 2046 5.1.1 allows 70
 MAX_ENCODED_NAME = 500  # characters of a name before RFC 2047 words are decoded, which takes quadratic time too
-MAX_PART_HEADER = 65536  # octets of a part's header section that are read
+MAX_PART_HEADER = 8192  # octets of a part's header section that are read: 500 parts of more cost seconds
 
 UNNAMED: Final = "unnamed"
 
