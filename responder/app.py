@@ -85,10 +85,12 @@ class Server:
             self._own.update(self.listener.addresses)
             _remark(config)
             await self._serve(config, ready)
-        finally:
-            self.listener.stop()
             with contextlib.suppress(StoreError):
                 await self.lease.end()
+        finally:
+            # What broke off keeps its claims until the lease runs out, and its attempts: a mail whose agent takes the server
+            # down must retire itself, not take it down after every start.
+            self.listener.stop()
             await self.delivery.transport.close()
             self.host.close()
             await self.store.close()

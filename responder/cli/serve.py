@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> int:
             await server.run()
         except StartError:
             raise
-        except Exception as error:
-            error = _single(error)
-            event("crashed", level=logging.ERROR, reason=type(error).__name__, error=error)
+        except (Exception, asyncio.CancelledError) as error:  # cancelled: by an agent, for nobody else does
+            cause = _single(error)
+            event("crashed", level=logging.ERROR, reason=type(cause).__name__, error=cause)
             status = FAILED
         else:
             status = 0
@@ -80,9 +80,9 @@ def _flush_output() -> None:
         sys.stdout.flush()
 
 
-def _single(error: Exception) -> Exception:
+def _single(error: BaseException) -> BaseException:
     """The one exception that groups are wrapped around."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 

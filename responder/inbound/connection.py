@@ -124,7 +124,12 @@ class Connection(SMTP):
         self._buffer += data
         if not self._waiting:
             self._advance()
-        if len(self._buffer) > READ_AHEAD and not self._read_paused and self.transport is not None and not self._closing:
+        if (
+            len(self._buffer) > READ_AHEAD
+            and not self._read_paused
+            and self.transport is not None
+            and not self._closing
+        ):
             self._read_paused = True
             self.transport.pause_reading()
 
@@ -143,7 +148,11 @@ class Connection(SMTP):
             self._closing = True
         self.touch(self._shared.clock.monotonic())
         self._flush()
-        if self._read_paused and not (self._waiting or self._write_paused or self._closing) and self.transport is not None:
+        if (
+            self._read_paused
+            and not (self._waiting or self._write_paused or self._closing)
+            and self.transport is not None
+        ):
             self._read_paused = False
             self.transport.resume_reading()
 

@@ -6,9 +6,10 @@ No text tells of our insides. The code decides what a client does, the text is f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """One reply of one line. `enhanced` is "" where RFC 2034 knows none (greeting, HELO, 354)."""
 
@@ -16,7 +17,7 @@ class Reply:
     enhanced: str
     text: str
 
-    @property
+    @cached_property
     def line(self) -> bytes:
         """The reply as it is written, with its line end."""
         enhanced = f"{self.enhanced} " if self.enhanced else ""

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from email.errors import HeaderParseError
 from email.header import decode_header
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from functools import lru_cache
 
 MAX_SECTION = 1 << 20
@@ -24,6 +26,13 @@ _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+
+
+_CHARSETS = frozenset(
+    [*aliases, *aliases.values()]
+    + ["cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "utf_8_sig"]
+    + ["mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian"]
+)  # those of `encodings.aliases`, and the ones without an alias that are charsets of texts
 
 
 class Headers:
@@ -126,7 +135,15 @@ def clean(value: str) -> str:
 def _decode_word(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         return word
+    if charset and not is_charset(charset):
+        return word.decode("latin-1")
     try:
         return word.decode(charset or "ascii", "replace")
-    except (LookupError, UnicodeError):  # a charset Python has not, or one (idna, punycode) that has no "replace"
+    except (LookupError, UnicodeError):  # a codec that is none for text, or has no "replace"
         return word.decode("latin-1")
+
+
+def is_charset(name: str) -> bool:
+    """Whether Python knows a charset of mail by that name. It keeps every other name that it is asked for in its memory, for
+    ever, and mail may bring new ones each time."""
+    return len(name) <= 40 and normalize_encoding(name).lower().replace(".", "_") in _CHARSETS

@@ -17,7 +17,7 @@ from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import cached_property
 from typing import Final
 
-from responder.mail.headers import Headers, decode_text
+from responder.mail.headers import Headers, decode_text, is_charset
 from responder.mail.html import to_text
 
 MAX_PARTS: Final = 500
@@ -205,7 +205,7 @@ def decode_charset(body: bytes, charset: str) -> str:
             return body.decode("utf-8")
         except UnicodeDecodeError:
             return body.decode("latin-1")
-    if name in _NO_CHARSETS or not _CHARSET.fullmatch(name):
+    if name in _NO_CHARSETS or not _CHARSET.fullmatch(name) or not is_charset(name):
         return body.decode("latin-1")
     try:
         text = body.decode(name, "replace")
