@@ -28,11 +28,14 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
-_CHARSETS = frozenset(
-    [*aliases, *aliases.values()]
-    + ["cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "utf_8_sig"]
-    + ["mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian"]
-)  # those of `encodings.aliases`, and the ones without an alias that are charsets of texts
+# fmt: off
+_CHARSETS = frozenset({
+    *aliases, *aliases.values(),
+    # those that have no alias
+    "cp720", "cp737", "cp856", "cp874", "cp875", "cp1006", "koi8_t", "koi8_u", "utf_8_sig",
+    "mac_arabic", "mac_croatian", "mac_farsi", "mac_romanian",
+})
+# fmt: on
 
 
 class Headers:
