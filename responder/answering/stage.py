@@ -43,7 +43,10 @@ class Answering:
         """What one inbound item comes to. Contains whatever the agent does."""
         setup = self.setup
         recipient = parse_recipient(item.recipient)
-        route = setup.router.find(recipient)
+        served = not recipient.domain or setup.router.serves(
+            recipient.domain
+        )  # a reload may have taken its domain away
+        route = setup.router.find(recipient) if served else None
         inbox = setup.inboxes.get(route.inbox) if route else None
         content = await self._store.content(item.mail_id) if item.content is None else item.content
         headers = Headers.parse(content)

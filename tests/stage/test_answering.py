@@ -250,6 +250,14 @@ async def test_inbox_that_the_configuration_lost_fails_visibly(tmp_path: Path) -
         assert await it.end(item) == (State.FAILED, "no-inbox: the configuration no longer has it")
 
 
+async def test_domain_that_the_configuration_lost_is_not_answered_for(tmp_path: Path) -> None:
+    async with desk(tmp_path, configured({"echo": "answer"}, domains=["other.example"])) as it:
+        item = await it.put("echo")  # at test.example
+        await it.turn()
+        assert await it.end(item) == (State.FAILED, "no-inbox: the configuration no longer has it")
+        assert await it.leaving() == []
+
+
 @pytest.mark.parametrize("recipient", ["postmaster", "bounces+x"])
 async def test_mail_to_an_inbox_that_need_not_exist_is_kept(tmp_path: Path, recipient: str) -> None:
     async with desk(tmp_path, configured({"echo": "answer"})) as it:

@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.mail.html import MAX_HTML, to_text
-from responder.mail.message import MAX_NAME, MAX_PARTS, UNNAMED, Message, clean_name, decode_body, decode_charset
+from responder.mail.message import (
+    MAX_NAME,
+    MAX_PARTS,
+    MAX_SLOW,
+    UNNAMED,
+    Message,
+    clean_name,
+    decode_body,
+    decode_charset,
+)
 
 
 def read_all(message: Message) -> None:
@@ -369,3 +378,10 @@ def test_html_never_fails_and_leaves_no_blank_ends(pieces: list[str]) -> None:
     text = to_text("".join(pieces))
     assert "\r" not in text
     assert all(line == line.rstrip() for line in text.split("\n"))
+
+
+def test_text_in_a_charset_that_is_slow_to_read_is_cut() -> None:
+    body = b"\xff" * (MAX_SLOW + 1000)  # no character of windows-1255, so each octet is a replacement of its own
+    assert len(decode_charset(body, "windows-1255")) == MAX_SLOW
+    assert len(decode_charset(body, "iso-8859-1")) == len(body)
+    assert decode_charset(b"x" * (MAX_SLOW + 1000), "utf-8") == "x" * (MAX_SLOW + 1000)

@@ -87,9 +87,8 @@ class SQLiteStore:
     async def accept(self, mail: NewMail) -> None:
         accepted = self._writer.submit(work.accept, mail)
         accepted.add_done_callback(lambda _: self.wake_inbound.set())  # even where nobody waits for it any more
-        await (
-            accepted
-        )  # if nobody waits for it any more (the client hung up behind the dot), it is committed all the same
+        # Who waits may be cancelled: what was submitted is committed all the same.
+        await accepted
 
     async def beat(self, token: str, lease: float) -> bool:
         return await self._writer.run(lambda c: work.beat(c, token, self._clock.now() + lease))
