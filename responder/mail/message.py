@@ -8,7 +8,6 @@ parts are bounded, and each header is decoded by the standard library, on values
 
 from __future__ import annotations
 
-import binascii
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,8 @@ from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import cached_property
 from typing import Final
 
-from responder.mail.headers import Headers, decode_text, is_charset
+from responder.mail.decoding import decode_body, decode_charset
+from responder.mail.headers import Headers, decode_text
 from responder.mail.html import to_text
 
 MAX_PARTS: Final = 500
@@ -36,21 +36,13 @@ MAX_BOUNDARY = 200  # RFC 2046 5.1.1 allows 70
 MAX_ENCODED_NAME = 500  # characters of a name before RFC 2047 words are decoded, which takes quadratic time too
 MAX_PART_HEADER = 8192  # octets of a part's header section that are read: 500 parts of more cost seconds
 
-_QUICK: Final = frozenset({"utf_8", "utf8", "iso_8859_1", "iso8859_1", "latin_1", "latin1"})
-MAX_SLOW = 2 << 20  # octets of a text that are read in any other charset: where none of them fits, that takes 0.2 s
-
 UNNAMED: Final = "unnamed"
 
-# Python's codecs that are no charset of mail: slow on long input, or made to yield what is no text.
-_NO_CHARSETS: Final = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
-
-_CHARSET = re.compile(r"[a-z0-9_.:]{1,40}")
 _SECTION = re.compile(rb"(?:(?:[!-9;-~]++[ \t]*+:|[ \t])[^\n]*+(?:\n|\Z))*+")
 _TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,127}/[!#$%&'*+.^_`|~0-9a-z-]{1,127}")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,990}>")
 _BARE_ID = re.compile(r"[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}")
 _DOTS = re.compile(r"\.{2,}")
-_NOT_BASE64 = bytes(sorted(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,45 +175,6 @@ class Message:
     def _decode(self, part: _Part) -> str:
         text = decode_charset(self._body(part), part.charset)
         return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def decode_body(body: bytes, encoding: str) -> bytes:
-    """A body without its transfer encoding (RFC 2045 6). Never fails: what is broken is decoded as far as it goes."""
-    if encoding == "quoted-printable":
-        return binascii.a2b_qp(body)
-    if encoding != "base64":
-        return body
-    try:
-        return binascii.a2b_base64(body)
-    except binascii.Error:  # bad padding
-        digits = body.translate(None, _NOT_BASE64)
-        if len(digits) % 4 == 1:
-            digits = digits[:-1]
-        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
-
-
-def decode_charset(body: bytes, charset: str) -> str:
-    """Octets as text. Never fails: an unknown charset reads as Latin-1, one that is missing or ASCII as UTF-8 if it is. Of a
-    text in a charset that takes its time to read, `MAX_SLOW` octets are read."""
-    name = charset.strip().lower().replace("-", "_").replace(" ", "_")
-    if name in ("", "ascii", "us_ascii", "unknown_8bit", "8bit"):
-        try:
-            return body.decode("utf-8")
-        except UnicodeDecodeError:
-            return body.decode("latin-1")
-    if name in _NO_CHARSETS or not _CHARSET.fullmatch(name) or not is_charset(name):
-        return body.decode("latin-1")
-    if name not in _QUICK:
-        body = body[:MAX_SLOW]
-    try:
-        text = body.decode(name, "replace")
-    except (LookupError, ValueError):  # no such charset, or a codec that is none for text
-        return body.decode("latin-1")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # UTF-7 can spell half a surrogate pair
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def clean_name(name: str) -> str:

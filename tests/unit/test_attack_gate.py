@@ -9,8 +9,8 @@ import pytest
 from responder.mail import automatic
 from responder.mail.address import Address, parse
 from responder.mail.automatic import Policy, Reason, Stops, judge
+from responder.mail.decoding import decode_charset
 from responder.mail.headers import MAX_SECTION, Headers, decode_text, is_charset
-from responder.mail.message import decode_charset
 
 RECIPIENT = parse("echo@test.example")
 POLICY = Policy(hostname="mx.test.example", is_ours=lambda address: address.domain == "test.example")

@@ -10,7 +10,6 @@ from responder.mail.address import Address, parse
 from responder.mail.automatic import (
     LOOP_HEADER,
     MAX_MARKERS,
-    ROWS,
     Policy,
     Reason,
     Stops,
@@ -21,6 +20,7 @@ from responder.mail.automatic import (
     judge,
 )
 from responder.mail.headers import Headers
+from responder.mail.marks import ROWS
 
 ECHO = parse("echo@here.example")
 ID = "01hzy0s9f2qkx7w3me"

@@ -24,7 +24,7 @@ from responder.agents.load import load
 from responder.answering.windows import windows_of
 from responder.config import Config, Rate
 from responder.config import Reply as ReplyTable
-from responder.mail import automatic
+from responder.mail import automatic, marks
 from responder.mail.address import Address
 from responder.mail.compose import ALLOWED_EXTRA_HEADERS
 from responder.mail.headers import Headers
@@ -210,7 +210,7 @@ def gate_codes() -> set[str]:
     """The codes of the gate: the tables', and those that its code names."""
     path = Path(inspect.getfile(automatic))
     named = {node.args[0].value for node in calls(path, "_reason", "Reason") if isinstance(node.args[0], ast.Constant)}
-    tables = {code for _, _, code in automatic.ROWS} | {code for _, code in automatic.SENDERS}
+    tables = {code for _, _, code in marks.ROWS} | {code for _, code in marks.SENDERS}
     return {str(code) for code in named} | tables
 
 

@@ -14,16 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from responder.mail.decoding import MAX_SLOW, decode_body, decode_charset
 from responder.mail.html import MAX_HTML, to_text
 from responder.mail.message import (
     MAX_NAME,
     MAX_PARTS,
-    MAX_SLOW,
     UNNAMED,
     Message,
     clean_name,
-    decode_body,
-    decode_charset,
 )
 
 
