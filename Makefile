@@ -40,7 +40,10 @@ bench: $(VENV)/developed  ## speed, as ratios in one run
 
 # What `serve` needs, in the versions that were tested; pip checks every hash.
 $(VENV)/dependencies: constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "$(PYTHON) is too old: Python 3.11 or later is needed; name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv module is needed; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	@touch $@
 

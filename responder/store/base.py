@@ -93,20 +93,9 @@ class NewOutbound:
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundItem:
-    """One outbound item that a worker has claimed. `content` is None for a large message: see `Store.content`."""
+class OutboundItem(NewOutbound):
+    """One that a worker has claimed. `content` is None for a large message: see `Store.content`."""
 
-    id: str
-    kind: str
-    cause: str
-    inbox: str
-    content_id: str
-    reverse_path: str
-    recipient: str
-    domain: str
-    return_to: str
-    created_at: float
-    expires_at: float
     claim: Claim
     content: bytes | None
 
