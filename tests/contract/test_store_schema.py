@@ -211,3 +211,29 @@ async def test_processes_that_open_a_new_database_together_share_it(tmp_path: Pa
     await store.open()
     assert await count(store) == 4
     await store.close()
+
+
+async def test_new_database_that_another_process_looks_at_is_waited_for(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader of the new, still empty file keeps it from becoming a WAL one, and SQLite does not wait for that lock."""
+    path = tmp_path / "responder.db"
+    path.touch()
+    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    pauses = []
+
+    class Pause:
+        def wait(self, seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 2:
+                reader.execute("ROLLBACK")
+
+    monkeypatch.setattr(database, "Pause", Pause)
+    store = SQLiteStore(path, clock)
+    await store.open()
+    await accept(store, clock)
+    await store.close()
+    reader.close()
+    assert len(pauses) == 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from threading import Event as Pause
 
 from responder.store.base import StoreError, StoreFullError, StoreUnavailableError, StoreUnusableError
 
 APPLICATION_ID = 0x52535044  # "RSPD" in the file's header: a database of somebody else's is refused, not migrated
+ATTEMPTS = 200  # to get a lock that SQLite does not wait for, within `BUSY`
 BUSY = 10.0  # seconds that another process may hold the write lock before we say 451
 CHECKPOINT_PAGES = 1000  # pages of write-ahead log after which SQLite itself would copy them into the database
 
@@ -67,7 +69,7 @@ def migrate(connection: sqlite3.Connection, folder: Path) -> None:
         examine(connection, newest)  # before the next pragma changes the file of another program
     finally:
         connection.execute("ROLLBACK")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")  # two processes that start together: one migrates, the other finds it done
     try:
         version = examine(connection, newest)
@@ -81,6 +83,25 @@ def migrate(connection: sqlite3.Connection, folder: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log. Two processes that start together on a new file both want it, and SQLite lets neither
+    wait for that lock (its busy handler is not asked where waiting could deadlock), so it is asked for again.
+
+    Raises `sqlite3.OperationalError` where another process keeps the lock for longer than `BUSY`.
+    """
+    pause = Pause()
+    connection.execute("PRAGMA busy_timeout = 0")  # the waiting is done here
+    for attempt in range(ATTEMPTS):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == ATTEMPTS - 1:
+                raise
+            pause.wait(BUSY / ATTEMPTS)
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
 
 
 def examine(connection: sqlite3.Connection, newest: int) -> int:
