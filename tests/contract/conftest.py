@@ -1,4 +1,4 @@
-"""The stores that the contract holds for."""
+"""The stores that the contract holds for, and a folder of plugins with a host that runs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from responder.agents.host import Host
 from responder.store.base import Store
+from tests.support.agents import Plugins
 from tests.support.clock import ManualClock
 from tests.support.stores import BACKENDS, Backend, backend_of
 
@@ -26,3 +28,15 @@ def clock(backend: Backend) -> ManualClock:
 @pytest.fixture
 async def store(backend: Backend) -> Store:
     return await backend.another()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Plugins:
+    return Plugins(tmp_path)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    host = Host(4)
+    yield host
+    host.close()

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from responder import Mail, Reply, TryLater
 from responder.agents import host as host_module
 from responder.agents import threads as threads_module
 from responder.agents.base import MAX_DELAY
 from responder.agents.host import AgentError, Host
-from tests.support.agents import Plugins, inbox, mail, raising, raising_in_thread, returning
-
-
-@pytest.fixture
-def plugins(tmp_path: Path) -> Plugins:
-    return Plugins(tmp_path)
-
-
-@pytest_asyncio.fixture
-async def host() -> AsyncIterator[Host]:
-    host = Host(4)
-    yield host
-    host.close()
-
+from tests.support.agents import inbox, mail, raising, raising_in_thread, returning
 
 # -- what it may raise ----------------------------------------------------------------------------------------------------
 

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from responder import Agent, Attachment, Forward, Mail, Reply, agent
 from responder.agents.host import MAX_ANSWER, AgentError, Host, build
 from responder.agents.load import PluginError
 from tests.support.agents import Plugins, inbox, loaded, mail, returning
-
-
-@pytest.fixture
-def plugins(tmp_path: Path) -> Plugins:
-    return Plugins(tmp_path)
-
-
-@pytest_asyncio.fixture
-async def host() -> AsyncIterator[Host]:
-    host = Host(4)
-    yield host
-    host.close()
-
 
 # -- what an agent may be -------------------------------------------------------------------------------------------------
 

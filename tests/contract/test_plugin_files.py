@@ -5,30 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from textwrap import dedent
 
 import pytest
-import pytest_asyncio
 
 from responder import Agent, Reply
 from responder.agents.host import Host, build
 from responder.agents.load import AgentType, PluginError
 from tests.support.agents import Plugins, loaded, mail
-
-
-@pytest.fixture
-def plugins(tmp_path: Path) -> Plugins:
-    return Plugins(tmp_path)
-
-
-@pytest_asyncio.fixture
-async def host() -> AsyncIterator[Host]:
-    host = Host(4)
-    yield host
-    host.close()
-
 
 # -- where plugins come from ----------------------------------------------------------------------------------------------
 

@@ -119,6 +119,22 @@ async def test_list_shows_what_waits_and_what_failed(store: Store, clock: Manual
 # -- accounts ----------------------------------------------------------------------------------------------------------
 
 
+async def test_account_holds_an_answer_whose_item_retention_removed(store: Store, clock: ManualClock) -> None:
+    """The answer waits for its host while the other recipient's item still waits for its agent."""
+    [identifier, second] = await accept(store, clock, "echo@test.example", "bob@test.example")
+    item = next(item for item in await claim(store) if item.id == identifier)
+    settlement = answer(clock, item)
+    await store.settle_inbound(item, settlement)
+    clock.advance(20.0)
+    while await store.purge(clock.now() - 10, clock.now() - 10):
+        pass
+    [leaving] = settlement.outbound
+    for key in (leaving.id, second, second.partition(".")[0]):
+        [account] = await store.account(key)
+        assert {view.id for view in account.items} == {leaving.id, second}
+        assert [entry.event for entry in account.history if entry.item == leaving.id] == ["queue"]
+
+
 async def test_account_is_found_by_every_name_a_mail_has(store: Store, clock: ManualClock) -> None:
     """Mail, its items, what answered it, the DSN that came of the answer, its Message-ID and those of ours: one account."""
     [identifier, second] = await accept(

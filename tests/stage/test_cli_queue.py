@@ -54,6 +54,24 @@ def test_queue_list_when_narrowed_then_only_that_is_there(operator: Operator, sc
     assert operator("queue", "list", "--state", "HELD", "--json").json == []
 
 
+@pytest.mark.parametrize("limit", ["99999999999999999999", "0", "-1", "many"])
+def test_queue_list_when_the_limit_is_no_number_of_items_then_that_is_bad_use(operator: Operator, limit: str) -> None:
+    result = operator("queue", "list", f"--limit={limit}")
+    assert result.status == 2
+    assert "--limit" in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("verb", [("explain",), ("queue", "show"), ("queue", "retry")])
+def test_id_when_it_is_no_utf_8_then_there_is_no_such_mail(
+    operator: Operator, scene: Scene, verb: tuple[str, ...]
+) -> None:
+    result = operator(*verb, "\udcff\udcfe")  # how Python passes octets of the command line that are no UTF-8
+    assert result.status == 1
+    assert "no such" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
 def test_queue_show_when_asked_then_state_history_and_message_are_there(operator: Operator, scene: Scene) -> None:
     result = operator("queue", "show", scene.answers["deferred"])
     assert (result.status, result.err) == (0, "")

@@ -80,6 +80,8 @@ def _account_of_mail(connection: sqlite3.Connection, mail: str) -> Account:
         f"{_ITEMS} WHERE id IN ("
         " WITH RECURSIVE caused(id) AS ("
         "  SELECT id FROM inbound WHERE mail = :mail AND id GLOB :mail || '.*'"
+        # By the name of their cause: retention may have removed the item that they answer.
+        "  UNION SELECT id FROM outbound WHERE cause > :mail || '.' AND cause < :mail || '/'"
         "  UNION SELECT o.id FROM outbound o JOIN caused ON o.cause = caused.id)"
         " SELECT id FROM caused) ORDER BY direction, id",
         {"mail": mail},
