@@ -57,7 +57,7 @@ $(VENV)/developed: $(VENV)/dependencies constraints-dev.txt $(SOURCES)
 	@touch $@
 
 constraints:  ## write the constraint files anew, with hashes and without host names
-	$(PYTHON) tests/support/constraints.py
+	$(PYTHON) -m tests.support.constraints
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,9 @@ A stage never calls the next one: it commits, and the store wakes whoever waits.
 This module is what a plugin author imports.
 """
 
-from responder.agents.base import Agent, Answer, Authentication, Forward, Mail, Reply, Thread, TryLater, agent
+from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
+from responder.agents.base import Agent, Authentication, Bounce, Mail, Thread, agent
+from responder.agents.context import Context
 from responder.agents.hookspecs import hookimpl
 from responder.mail.compose import Attachment
 
@@ -22,7 +24,12 @@ __all__ = [
     "Answer",
     "Attachment",
     "Authentication",
+    "Bounce",
+    "Context",
+    "Distribute",
     "Forward",
+    "GiveUp",
+    "HandOver",
     "Mail",
     "Reply",
     "Thread",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from responder.agents.answers import Answer
+from responder.agents.context import Context
 from responder.mail.address import Address, from_header, split_tag
-from responder.mail.compose import Attachment
 from responder.mail.headers import Headers
 from responder.mail.message import Attachment as ReceivedAttachment
 from responder.mail.message import Message
@@ -20,44 +20,6 @@ from responder.mail.quoting import reply_text
 from responder.mail.thread import base_subject, conversation_key
 
 Kind = Literal["service", "personal", "group"]
-
-
-MAX_DELAY = 30 * 86400.0  # seconds: the longest that an agent may put a mail off
-
-
-class TryLater(Exception):  # noqa: N818 - fixed by the contract; it is no error
-    """Raised by an agent that wants to be run again after that many seconds. It counts as an attempt."""
-
-    def __init__(self, seconds: float = 60.0) -> None:
-        self.seconds = min(max(float(seconds), 0.0), MAX_DELAY)
-        if math.isnan(self.seconds):
-            raise ValueError("TryLater wants a number of seconds")
-        super().__init__(f"the agent asked to be run again in {self.seconds:g} s")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer. Recipient, sender and protocol headers are none of the agent's business: the core writes them.
-
-    `subject` replaces "Re: ..."; `headers` may name only those of `responder.mail.compose.ALLOWED_EXTRA_HEADERS`.
-    """
-
-    text: str = ""
-    html: str = ""
-    attachments: Sequence[Attachment] = ()
-    subject: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """The mail itself, passed on to the inbox's configured `targets` (or to those of them that `to` names)."""
-
-    to: Sequence[str] = ()
-    subject_prefix: str | None = None
-
-
-Answer = Reply | Forward | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +125,16 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """What became of one message that the agent's inbox had sent (RFC 3464). `permanent`: it will never arrive there."""
+
+    recipient: str
+    permanent: bool
+    status: str
+    text: str
+
+
 class Agent:
     """An agent of one inbox. Subclass it, write `answer`, and name it in `responder_agents`."""
 
@@ -177,25 +149,57 @@ class Agent:
 
     reads_automatic_mail: ClassVar[bool] = False
     """Whether it is run for mail that must not be answered, too (a forwarder, a logger). An answer it returns to such a
-    mail is not sent; a `Forward` is, unless the mail is in a loop."""
+    mail is not sent; what passes the mail itself on is, unless the mail is in a loop."""
+
+    isolated: ClassVar[bool] = False
+    """Whether it runs in worker processes of its own, with a memory limit, which are replaced when they hang or die."""
+
+    addresses: Sequence[str] = ()
+    """Other addresses of the person or group: mail to them counts as addressed to a personal inbox. May be set in `__init__`."""
+
+    context: Context
+    """What the server gives the agent: log, clock, HTTP client, state. There from `start` on, not yet in `__init__`."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    async def start(self) -> None:
+        """Called once before the first mail, when the configuration is taken into use. What it raises refuses it."""
+
+    async def stop(self) -> None:
+        """Called once behind the last mail, when the agent is replaced or the server stops."""
+
     async def answer(self, mail: Mail) -> Answer:
-        """The answer to a mail, or None for silence. May raise `TryLater`; any other exception is contained and retried."""
+        """The answer to a mail, or None for silence. May raise `TryLater` and `GiveUp`; any other exception is contained, and
+        the mail retried."""
         raise NotImplementedError
 
+    async def bounced(self, bounce: Bounce) -> None:
+        """Called where a message that `Distribute` sent did not arrive. What it raises is logged, no more."""
 
-AgentFunction = Callable[[Mail], Answer | Awaitable[Answer]]
+
+AgentFunction = Callable[..., Answer | Awaitable[Answer]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def agent(name: str) -> Callable[[F], F]:
-    """Make a function `f(mail)`, plain or `async`, the agent of that name. A plain one runs in a thread."""
+def agent(
+    name: str,
+    *,
+    kind: Kind = "service",
+    interval: float = 0.0,
+    reads_automatic_mail: bool = False,
+    isolated: bool = False,
+) -> Callable[[F], F]:
+    """Make a function `f(mail)` or `f(mail, context)`, plain or `async`, the agent of that name. A plain one runs in a thread."""
 
     def mark(function: F) -> F:
         function.__responder_agent__ = name  # type: ignore[attr-defined]
+        function.__responder_traits__ = {  # type: ignore[attr-defined]
+            "kind": kind,
+            "interval": interval,
+            "reads_automatic_mail": reads_automatic_mail,
+            "isolated": isolated,
+        }
         return function
 
     return mark

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from responder.agents.base import Answer, Forward, Mail, Reply, TryLater
+from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
+from responder.agents.base import Agent, Mail
 from responder.agents.load import AgentType, PluginError, one_line
 from responder.agents.threads import BusyError, Threads
 from responder.config.errors import dotted
@@ -24,15 +26,18 @@ TRACEBACK = 4000  # characters of an agent's traceback that `explain` keeps, fro
 MAX_ANSWER = 10 * 1024 * 1024  # characters and octets of one answer, all parts together
 GRACE = 1.0  # seconds that an agent which took too long gets to clean up in
 SPARE = 256  # threads in place of those in which an agent hangs
+MAX_TAG = 40  # characters: with the inbox's name in front it must fit into a local part (RFC 5321 4.5.3.1.1)
+MAX_INTERVAL = 366 * 86400.0  # seconds
 
 
 class AgentError(Exception):
     """An agent failed. `reason` is one line for history, `detail` its traceback."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
+        self.final = final  # no further attempt will help
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,12 @@ class Inbox:
 
     name: str
     type: AgentType
-    agent: Any
+    agent: Agent
     kind: str
     interval: float
     timeout: float
+    isolated: bool = False
+    concurrency: int = 16
 
 
 class Host:
@@ -90,6 +97,8 @@ class Host:
         answer, error = task.result()
         if isinstance(error, TryLater):
             raise _wish(error)
+        if isinstance(error, GiveUp):
+            raise AgentError(f"the agent gave up: {one_line(error)}", final=True)
         if isinstance(error, BusyError):
             raise AgentError(str(error))
         if error is not None:
@@ -102,7 +111,7 @@ class Host:
             reason = f"the agent's answer can't be read: {type(mistake).__name__}: {one_line(mistake)}"
             raise AgentError(reason, _trace(mistake)) from None
 
-    async def _contained(self, agent: Any, mail: Mail) -> tuple[object, BaseException | None]:
+    async def _contained(self, agent: Agent, mail: Mail) -> tuple[object, BaseException | None]:
         """What the agent returned, or what it raised, `SystemExit` and its own cancellation included: out of a task, these
         would end the server."""
         try:
@@ -110,8 +119,8 @@ class Host:
         except BaseException as error:
             return None, error
 
-    async def _call(self, agent: Any, mail: Mail) -> object:
-        function = agent if inspect.isfunction(agent) else agent.answer
+    async def _call(self, agent: Agent, mail: Mail) -> object:
+        function = agent.answer
         if inspect.iscoroutinefunction(function):
             return await function(mail)
         result, error = await self._threads.run(partial(function, mail))
@@ -120,7 +129,9 @@ class Host:
         return await result if inspect.isawaitable(result) else result
 
 
-def build(name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapping[str, Any]) -> tuple[AgentType, Any]:
+def build(
+    name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapping[str, Any]
+) -> tuple[AgentType, Agent]:
     """An inbox's agent, with its settings validated. Raises `PluginError`: one line with the key and the reason."""
     kind = agents.get(agent)
     if kind is None:
@@ -160,6 +171,10 @@ def check(answer: object) -> Answer:
         answer = Reply(text=answer)
     if answer is None:
         return None
+    if isinstance(answer, HandOver):
+        return answer
+    if isinstance(answer, Distribute):
+        return _check_distribute(answer)
     if isinstance(answer, Forward):
         if isinstance(answer.to, str) or not all(isinstance(target, str) for target in answer.to):
             raise AgentError("the agent's Forward holds something else than a list of addresses in to")
@@ -167,7 +182,9 @@ def check(answer: object) -> Answer:
             raise AgentError("the agent's Forward holds something else than text in subject_prefix")
         return answer
     if not isinstance(answer, Reply):
-        raise AgentError(f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, str and None")
+        raise AgentError(
+            f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, HandOver, Distribute, str and None"
+        )
     _check_fields(answer)
     if not answer.text.strip() and not answer.html.strip() and not answer.attachments:
         return None
@@ -181,8 +198,15 @@ def _check_fields(answer: Reply) -> None:
     """Python checks no types: what an agent put into its Reply may be anything. Raises `AgentError`."""
     if not isinstance(answer.text, str) or not isinstance(answer.html, str):
         raise AgentError("the agent's Reply holds something else than text in text or html")
-    if answer.subject is not None and not isinstance(answer.subject, str):
-        raise AgentError("the agent's Reply holds something else than text in subject")
+    for name in ("subject", "from_"):
+        if getattr(answer, name) is not None and not isinstance(getattr(answer, name), str):
+            raise AgentError(f"the agent's Reply holds something else than text in {name}")
+    if not isinstance(answer.handle, str) or not isinstance(answer.tag, str) or not _TAG.fullmatch(answer.tag):
+        raise AgentError(f"the agent's Reply needs a tag of up to {MAX_TAG} letters, digits, dots and hyphens")
+    if answer.interval is not None and not (
+        isinstance(answer.interval, int | float) and 0 <= answer.interval <= MAX_INTERVAL
+    ):
+        raise AgentError("the agent's Reply holds something else than seconds in interval")
     if not isinstance(answer.headers, Mapping) or not all(
         isinstance(part, str) for field in answer.headers.items() for part in field
     ):
@@ -191,6 +215,18 @@ def _check_fields(answer: Reply) -> None:
         raise AgentError(
             "the agent's Reply holds something else than a list of Attachments (text, text, bytes) in attachments"
         )
+
+
+def _check_distribute(answer: Distribute) -> Distribute:
+    if isinstance(answer.to, str) or not all(isinstance(target, str) for target in answer.to):
+        raise AgentError("the agent's Distribute holds something else than a list of addresses in to")
+    if not isinstance(answer.name, str) or not isinstance(answer.subject_prefix, str | None):
+        raise AgentError("the agent's Distribute holds something else than text in name or subject_prefix")
+    if not isinstance(answer.one_click, Mapping) or not all(
+        isinstance(part, str) for link in answer.one_click.items() for part in link
+    ):
+        raise AgentError("the agent's Distribute holds something else than a table of texts in one_click")
+    return answer
 
 
 def _is_file(file: object) -> bool:
@@ -218,4 +254,5 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))[-TRACEBACK:]
 
 
+_TAG = re.compile(rf"[A-Za-z0-9.-]{{0,{MAX_TAG}}}")
 _HERE = str(Path(__file__).parent)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any, get_args
 
 import pluggy
 from pydantic import BaseModel
 
 from responder.agents import hookspecs
-from responder.agents.base import Agent, Kind, NoSettings
+from responder.agents.answers import Answer
+from responder.agents.base import Agent, Kind, Mail
 from responder.agents.files import fresh, import_file
 
 GROUP = "responder"
@@ -27,16 +29,19 @@ class PluginError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentType:
-    """An agent that may be given to inboxes. `build` makes one from its validated settings."""
+    """An agent that may be given to inboxes. `build` makes one from its validated settings; `source` is the plugin file, or
+    the module of an installed one."""
 
     name: str
     origin: str
+    source: Path | str
     settings: type[BaseModel]
     kind: str
     interval: float
     reads_automatic_mail: bool
+    isolated: bool
     summary: str
-    build: Callable[[BaseModel], Any]
+    build: Callable[[BaseModel], Agent]
 
 
 def load(folders: Sequence[Path]) -> dict[str, AgentType]:
@@ -53,15 +58,17 @@ def load(folders: Sequence[Path]) -> dict[str, AgentType]:
 def _load(files: dict[str, Path]) -> dict[str, AgentType]:
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
-    modules: list[tuple[str, Callable[[], Any]]] = [(str(path), partial(import_file, path)) for path in files.values()]
+    modules: list[tuple[str, Path | str, Callable[[], Any]]] = [
+        (str(path), path, partial(import_file, path)) for path in files.values()
+    ]
     modules += [
-        (f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value, entry.load)
+        (f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value, entry.value, entry.load)
         for entry in _installed()
         if entry.value.rpartition(".")[2] not in files
     ]
     found: dict[str, AgentType] = {}
-    for origin, importer in modules:
-        for agent in _agents_of(plugins, origin, importer):
+    for origin, source, importer in modules:
+        for agent in _agents_of(plugins, origin, source, importer):
             if agent.name in found:
                 raise PluginError(
                     f'{origin}: the agent "{agent.name}" is already there, from {found[agent.name].origin}'
@@ -93,7 +100,9 @@ def _installed() -> list[EntryPoint]:
     return sorted(found.values(), key=lambda entry: entry.value)
 
 
-def _agents_of(plugins: pluggy.PluginManager, origin: str, importer: Callable[[], Any]) -> list[AgentType]:
+def _agents_of(
+    plugins: pluggy.PluginManager, origin: str, source: Path | str, importer: Callable[[], Any]
+) -> list[AgentType]:
     """What one plugin registers, by its hook and by `@agent` functions."""
     try:
         module = importer()
@@ -110,7 +119,7 @@ def _agents_of(plugins: pluggy.PluginManager, origin: str, importer: Callable[[]
             )
         # One thing under two names of the module is still one.
         distinct = {(name, id(thing)): (name, thing) for name, thing in named}.values()
-        return [_agent_type(name, thing, origin) for name, thing in distinct]
+        return [_agent_type(name, thing, origin, source) for name, thing in distinct]
     except PluginError as error:
         raise PluginError(f"{origin}: {error}") from None
     except KeyboardInterrupt:
@@ -132,25 +141,58 @@ def _hooked(plugins: pluggy.PluginManager, module: object) -> list[tuple[object,
     return list(agents.items())
 
 
-def _agent_type(name: object, thing: object, origin: str) -> AgentType:
+def _agent_type(name: object, thing: object, origin: str, source: Path | str) -> AgentType:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise PluginError(f"an agent's name must be a text, not {name!r}")
-    summary = (inspect.getdoc(thing) or "").partition("\n")[0]
-    if inspect.isclass(thing) and issubclass(thing, Agent):
-        if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
-            raise PluginError(f'the Settings of "{name}" must be a pydantic model')
-        if thing.kind not in get_args(Kind):
-            raise PluginError(f'the kind of "{name}" must be one of {", ".join(get_args(Kind))}')
-        if not isinstance(thing.interval, int | float) or not 0 <= thing.interval < math.inf:
-            raise PluginError(f'the interval of "{name}" must be a number of seconds')
-        if thing.answer is Agent.answer:
-            raise PluginError(f'"{name}" has no method `answer`')
-        return AgentType(
-            name, origin, thing.Settings, thing.kind, thing.interval, thing.reads_automatic_mail, summary, thing
-        )
     if inspect.isfunction(thing):
-        return AgentType(name, origin, NoSettings, "service", 0.0, False, summary, lambda _: thing)
-    raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
+        thing = _as_class(thing)
+    if not inspect.isclass(thing) or not issubclass(thing, Agent):
+        raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
+    if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
+        raise PluginError(f'the Settings of "{name}" must be a pydantic model')
+    if thing.kind not in get_args(Kind):
+        raise PluginError(f'the kind of "{name}" must be one of {", ".join(get_args(Kind))}')
+    if not isinstance(thing.interval, int | float) or not 0 <= thing.interval < math.inf:
+        raise PluginError(f'the interval of "{name}" must be a number of seconds')
+    if thing.answer is Agent.answer:
+        raise PluginError(f'"{name}" has no method `answer`')
+    return AgentType(
+        name=name,
+        origin=origin,
+        source=source,
+        settings=thing.Settings,
+        kind=thing.kind,
+        interval=thing.interval,
+        reads_automatic_mail=bool(thing.reads_automatic_mail),
+        isolated=bool(thing.isolated),
+        summary=(inspect.getdoc(thing) or "").partition("\n")[0],
+        build=thing,
+    )
+
+
+def _as_class(function: FunctionType) -> type[Agent]:
+    """A function of a mail, or of a mail and a context, as an agent like any other. Raises `PluginError`."""
+    wanted = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    with_context = len(wanted) > 1 and wanted[1].default is inspect.Parameter.empty
+
+    if inspect.iscoroutinefunction(function):
+
+        async def answer(self: Agent, mail: Mail) -> Answer:
+            result: Answer = await (function(mail, self.context) if with_context else function(mail))
+            return result
+
+    else:
+
+        def answer(self: Agent, mail: Mail) -> Answer:  # type: ignore[misc]
+            result: Answer = function(mail, self.context) if with_context else function(mail)
+            return result
+
+    traits = getattr(function, "__responder_traits__", {})
+    return type(function.__name__, (Agent,), {"__doc__": function.__doc__, "answer": answer, **traits})
 
 
 def one_line(error: BaseException) -> str:

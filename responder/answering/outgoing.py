@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from responder.agents.base import Answer, Forward, Reply
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from responder.agents.answers import Answer, Forward, Reply
 from responder.agents.host import AgentError, Inbox
 from responder.answering.setup import Setup
 from responder.answering.windows import sender_key
@@ -151,12 +154,21 @@ def allowed_targets(table: InboxTable, answer: Forward) -> list[Address]:
     if not table.targets:
         raise AgentError("the agent forwards, but the inbox has no targets: set inboxes.NAME.targets")
     if not answer.to:
-        return list(table.targets)
-    allowed = {target.key: target for target in table.targets}
+        return [addresses.parse(target) for target in table.targets if "*" not in target]
+    return chosen_targets(table, answer.to)
+
+
+def chosen_targets(table: InboxTable, to: Sequence[str]) -> list[Address]:
+    """The addresses that an agent named, each once. Raises `AgentError` for one that the inbox's targets don't allow."""
+    exact = {addresses.parse(target).key for target in table.targets if "*" not in target}
+    patterns = [target for target in table.targets if "*" in target]
     chosen = {}
-    for text in answer.to:
-        key = sender_key(text)
-        if key not in allowed:
-            raise AgentError("the agent forwards to an address that is not among the inbox's targets")
-        chosen[key] = allowed[key]
+    for text in to:
+        try:
+            address = addresses.parse(text)
+        except AddressError as error:
+            raise AgentError(f"the agent passes mail on to what is no address: {error}") from None
+        if address.key not in exact and not any(fnmatchcase(address.key, pattern) for pattern in patterns):
+            raise AgentError("the agent passes mail on to an address that is not among the inbox's targets")
+        chosen[address.key] = address
     return list(chosen.values())

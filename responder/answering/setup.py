@@ -40,6 +40,8 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
             kind=role,
             interval=interval(table, role, kind.interval, config.reply.interval),
             timeout=table.timeout or config.answering.timeout,
+            isolated=kind.isolated if table.isolated is None else table.isolated,
+            concurrency=table.concurrency or config.answering.per_inbox,
         )
     policy = Policy(
         hostname=config.hostname,

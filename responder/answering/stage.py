@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from responder.agents.base import Mail, TryLater
+from responder.agents.answers import TryLater
+from responder.agents.base import Mail
 from responder.agents.host import AgentError, Host
 from responder.answering.outgoing import Outgoing, silence
 from responder.answering.setup import Setup

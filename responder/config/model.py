@@ -74,10 +74,12 @@ Hostname = Annotated[str, PlainValidator(names.parse_hostname)]
 Domain = Annotated[str, PlainValidator(names.parse_domain)]
 IPNetwork = Annotated[Network, PlainValidator(names.parse_network)]
 Mailbox = Annotated[Address, PlainValidator(names.parse_mailbox)]
+Target = Annotated[str, PlainValidator(names.parse_target)]
 FieldName = Annotated[str, PlainValidator(names.parse_field_name)]
 StoreAddress = Annotated[str, PlainValidator(names.parse_store)]
 ListenAddress = Annotated[str, PlainValidator(lambda value: str(names.parse_listen(value)))]
 Nameserver = Annotated[str, PlainValidator(lambda value: str(names.parse_nameserver(value)))]
+Upstream = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
 Smarthost = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
 SourceAddress = Annotated[str, PlainValidator(lambda value: names.parse_ip(value) if value != "" else "")]
 InboxName = Annotated[str, AfterValidator(names.parse_inbox)]
@@ -147,8 +149,12 @@ class Inbox(Table):
     interval: Duration | None = None  # None: the agent's own, else that of [reply]
     answer_to: Literal["reverse-path", "from"] = "reverse-path"
     display_name: Text = ""
-    targets: tuple[Mailbox, ...] = ()
+    addresses: tuple[Mailbox, ...] = ()  # of the same person or group, for personal agents
+    targets: tuple[Target, ...] = ()
+    upstream: Upstream = ""
     timeout: Span | None = None  # None: that of [answering]
+    concurrency: Count | None = None  # None: that of [answering]
+    isolated: Bool | None = None  # None: the agent's own
     settings: dict[str, Any] = Field(default={}, repr=False)  # the agent's own model validates it
 
 
@@ -169,6 +175,8 @@ class Answering(Table):
 
     timeout: Span = 30.0
     concurrency: Count = 64
+    per_inbox: Count = 16
+    memory: Annotated[int, Strict(), Field(ge=32 << 20)] = 512 << 20  # octets of one isolated worker process
     attempts: Count = 5
     retry: Spans = (10.0, MINUTE, 5 * MINUTE, 30 * MINUTE)
 
@@ -217,6 +225,7 @@ class Config(Table):
     domains: Annotated[tuple[Domain, ...], AfterValidator(_some), AfterValidator(_distinct)] = ("localhost",)
     store: StoreAddress = Field(default="sqlite:state/responder.db", repr=False)  # a PostgreSQL one may hold a password
     plugins: tuple[FilePath, ...] = (Path("plugins"),)
+    broken_plugins: Literal["refuse", "skip"] = "refuse"
     processes: Annotated[int, Strict(), Field(ge=1, le=256)] = 1
     listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Listen(),)
     tls: TLS | None = None

@@ -183,6 +183,19 @@ def parse_mailbox(value: object) -> Address:
         raise ValueError(f"wants an address such as someone@example.org: {error}") from None
 
 
+def parse_target(value: object) -> str:
+    """Where mail may be passed on to: an address, or a pattern of addresses such as `*@example.org` or `*`."""
+    name = text(value)
+    if "*" not in name:
+        return str(parse_mailbox(name))
+    local, at, domain = name.rpartition("@")
+    if name == "*":
+        return name
+    if not at or not local or "*" in domain:
+        raise ValueError(f'wants an address, "*@domain" or "*", found {show(value)}')
+    return f"{local.casefold()}@{parse_domain(domain)}"
+
+
 def parse_field_name(value: object) -> str:
     """A header field's name, without its colon."""
     if not _FIELD_NAME.fullmatch(name := text(value)):

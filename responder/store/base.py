@@ -90,9 +90,11 @@ class NewOutbound:
     return_to: str
     created_at: float
     expires_at: float
+    route: str = ""  # "host:port" in place of the recipient's MX hosts
+    head: str = ""  # header fields for this recipient alone, which stand before the content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundItem(NewOutbound):
     """One that a worker has claimed. `content` is None for a large message: see `Store.content`."""
 
@@ -111,10 +113,30 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Value:
+    """One value of an inbox's state: JSON text (None: deleted), valid until `expires_at` (Unix seconds, 0.0: for ever)."""
+
+    key: str
+    json: str | None
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an agent's run read of its inbox's state, by key the version it saw ("" where there was none), and what it writes."""
+
+    inbox: str
+    seen: Mapping[str, str]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """How a worker's turn on an item ended: the event, why, and what is stored along with it.
 
-    `windows` hold for `ANSWER` alone: where one is exceeded, the event becomes `SILENCE` with its reason and nothing leaves.
+    `windows` hold for `ANSWER` alone: where one is exceeded, the event becomes `SILENCE` with its reason and nothing leaves, nor
+    is `memory` stored. Where another run has changed what `memory` has seen, the event becomes `DEFER`, due at once, the attempt
+    given back, and nothing is stored. `arrivals` are mails to ourselves (a DSN to one of our inboxes), accepted on the way.
     """
 
     event: Event
@@ -123,6 +145,8 @@ class Settlement:
     contents: tuple[tuple[str, bytes], ...] = ()
     windows: tuple[Window, ...] = ()
     due_at: float = 0.0
+    memory: Memory | None = None
+    arrivals: tuple[NewMail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +216,11 @@ class Store(Protocol):
         Returns how many items were touched."""
         ...
 
-    async def claim_inbound(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits."""
+    async def claim_inbound(
+        self, token: str, limit: int, rooms: Mapping[str, int], per_inbox: int
+    ) -> tuple[list[InboundItem], float | None]:
+        """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits. No inbox gets
+        more than `rooms` says, `per_inbox` where it says nothing: one whose agent is slow must not keep the others waiting."""
         ...
 
     async def claim_outbound(
@@ -213,6 +240,22 @@ class Store(Protocol):
 
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
         """The first window that has no room left. A look, no promise: `settle_inbound` decides."""
+        ...
+
+    async def values(self, inbox: str, keys: Collection[str]) -> dict[str, tuple[str, str]]:
+        """An inbox's state: by key (JSON text, version) of those keys that have a value."""
+        ...
+
+    async def values_below(self, inbox: str, prefix: str) -> dict[str, str]:
+        """The JSON texts of all keys that begin with `prefix`, in their order."""
+        ...
+
+    async def remember(self, memory: Memory) -> bool:
+        """Store values at once. False: what `memory` has seen was changed, and nothing was stored."""
+        ...
+
+    async def sent(self, item_id: str) -> tuple[str, str] | None:
+        """(inbox, recipient) of an outbound item of kind "list", None where there is none (any more)."""
         ...
 
     async def content(self, content_id: str) -> bytes:
