@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from responder.agents.host import Host
+from responder.agents.load import PluginError
+from responder.answering.setup import Setup, equip
 from responder.answering.stage import Answering
 from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
@@ -54,6 +57,8 @@ class Server:
         self._started = config
         self._setup = prepare(config, file)
         self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
         self.gatekeeper = Gatekeeper(config.limits, clock)
@@ -77,6 +82,7 @@ class Server:
         try:
             try:
                 await self.lease.start()
+                await self._start_agents(self._setup)
                 await self.listener.open(config.listen)
             except ListenError as error:
                 raise StartError(f"{self._file}: listen: {error}") from error
@@ -92,6 +98,7 @@ class Server:
             # down must retire itself, not take it down after every start.
             self.listener.stop()
             await self.delivery.transport.close()
+            await self._retire(self._setup)
             self.host.close()
             await self.store.close()
 
@@ -103,7 +110,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self.ask_reload)
         answering = Worker(
             self.answering, config.answering.concurrency, self.store.wake_inbound, self.lease, self._clock
         )
@@ -124,6 +131,7 @@ class Server:
                 await self.listener.drain(DRAIN)
                 await answering.stop(DRAIN)
                 await delivery.stop(DRAIN)
+                await self._tidy()
                 beat.cancel()
                 retention.cancel()
         finally:
@@ -131,19 +139,34 @@ class Server:
                 loop.remove_signal_handler(number)
         event("stopped")
 
-    def reload(self) -> None:
-        """Follow the configuration file. A bad one is refused, and the old one stays."""
-        try:
-            config = self._reload()
-            setup = prepare(config, self._file)
-        except (ConfigError, StartError) as error:
-            event("reload refused", level=logging.ERROR, reason=str(error))
-            return
-        old = self._setup.config
+    def ask_reload(self) -> None:
+        """Begin to reload, beside all else."""
+        self._beside(self.reload())
+
+    async def reload(self) -> None:
+        """Follow the configuration file. A bad one is refused, and the old one stays. Mail in flight ends on the old agents."""
+        async with self._reloading:
+            if self._stop.is_set():
+                return
+            try:
+                config = self._reload()
+                setup = await asyncio.to_thread(prepare, config, self._file)  # an import may take its time
+                await self._start_agents(setup)
+            except (ConfigError, StartError) as error:
+                event("reload refused", level=logging.ERROR, reason=str(error))
+                return
+            old, self._setup, self.answering.setup = self._setup, setup, setup
+            self._follow(config, old.config)
+            self._beside(self._retire(old))
+
+    def _follow(self, config: Config, old: Config) -> None:
         fixed = ("store", "listen", "processes", "log", "queue.lease", "answering.concurrency", "delivery.concurrency")
         kept = [key for key in fixed if attrgetter(key)(config) != attrgetter(key)(self._started)]
-        self._setup = self.answering.setup = setup
-        self.intake.hostname, self.intake.hops, self.intake.router = config.hostname, config.limits.hops, setup.router
+        self.intake.hostname, self.intake.hops, self.intake.router = (
+            config.hostname,
+            config.limits.hops,
+            self._setup.router,
+        )
         self.sessions.follow(config.hostname, config.limits)
         self.lease.attempts = config.answering.attempts
         if config.delivery != old.delivery or config.hostname != old.hostname:
@@ -151,10 +174,32 @@ class Server:
                 self.delivery.transport,
                 make_transport(config, self._own, self._clock),
             )
-            self._closing = asyncio.ensure_future(transport.close())
+            self._beside(transport.close())
         self.delivery.config = config
         _remark(config)
         event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)
+
+    async def _start_agents(self, setup: Setup) -> None:
+        """Give a configuration's agents what they work with, and start them. Raises `StartError`; then none is left running."""
+        equip(setup, self.store, self._clock)
+        try:
+            await self.host.start(list(setup.inboxes.values()))
+        except PluginError as error:
+            raise StartError(f"{self._file}: {error}") from error
+
+    async def _retire(self, setup: Setup) -> None:
+        """Let what its agents do come to an end, then stop them."""
+        await self.host.retire(list(setup.inboxes.values()), DRAIN)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tidy(self) -> None:
+        """Wait for what runs beside, at a stop."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN)
 
     async def _retention(self) -> None:
         """Remove what has been kept for long enough."""

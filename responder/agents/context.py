@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,7 +14,10 @@ from responder.clock import Clock
 if TYPE_CHECKING:
     import httpx
 
+    from responder.agents.base import Agent
+
 T = TypeVar("T")
+Builder = Callable[[str, Mapping[str, Any]], "Agent"]
 JSON = Any  # what `json.dumps` takes: None, bool, int, float, str, list, dict with str keys
 
 HTTP_TIMEOUT = 10.0  # seconds for each step of a request: connect, send, each pause in what comes back
@@ -60,10 +63,12 @@ class Context:
     """One inbox's surroundings, for its agent. `http` and `state` are for `async` code; plain functions, which run in a thread,
     find the same under `blocking`."""
 
-    def __init__(self, inbox: str, state: State, clock: Clock) -> None:
+    def __init__(self, inbox: str, state: State, clock: Clock, build: Builder | None = None) -> None:
         self.inbox = inbox
         self.state = state
         self.clock = clock
+        self._build = build
+        self._inner: list[Agent] = []
         self.log: logging.LoggerAdapter[logging.Logger] = _Log(inbox)
         self.blocking = Blocking(self)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,12 +87,25 @@ class Context:
             self._http = httpx.AsyncClient(timeout=HTTP_TIMEOUT, headers=_http_headers())
         return self._http
 
+    async def agent(self, name: str, settings: Mapping[str, Any] | None = None) -> Agent:
+        """Another agent, built and started with this inbox's surroundings: for agents that wrap one. It is stopped along with
+        the one that asked for it. Raises `LookupError` where there is none of that name, `ValueError` for its settings."""
+        if self._build is None:
+            raise LookupError("there is no other agent here")
+        agent = self._build(name, settings or {})
+        agent.context = self
+        await agent.start()
+        self._inner.append(agent)
+        return agent
+
     def open(self) -> None:
         """Begin to serve plain functions: called on the event loop that `http` and `state` belong to."""
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Stop the agents that were asked for, and let go of all connections."""
+        for agent in reversed(self._inner):
+            await agent.stop()
         client, self._http = self._http, None
         if client is not None:
             await client.aclose()

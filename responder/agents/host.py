@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
-from responder.agents.base import Agent, Mail
+from responder.agents.base import Agent, Bounce, Mail
 from responder.agents.load import AgentType, PluginError, one_line
 from responder.agents.threads import BusyError, Threads
 from responder.config.errors import dotted
@@ -70,6 +70,22 @@ class Host:
     def stuck(self) -> int:
         """How many runs go on that nobody waits for any more, or still does."""
         return len(self._left_behind) + self._threads.busy
+
+    async def start(self, inboxes: Collection[Inbox]) -> None:
+        """Start the agents of a configuration. Raises `PluginError`."""
+        for inbox in inboxes:
+            inbox.agent.context.open()
+            await inbox.agent.start()
+
+    async def retire(self, inboxes: Collection[Inbox], patience: float) -> None:
+        """Stop the agents of a configuration that is replaced."""
+        for inbox in inboxes:
+            await inbox.agent.stop()
+            await inbox.agent.context.close()
+
+    async def bounced(self, inbox: Inbox, bounce: Bounce) -> None:
+        """Tell an agent of a bounce. Never raises."""
+        await inbox.agent.bounced(bounce)
 
     async def run(self, inbox: Inbox, mail: Mail) -> Answer:
         """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
 
-from responder.agents.answers import Answer, Forward, Reply
+from responder.agents.answers import Answer, Distribute, Forward, HandOver, Reply
 from responder.agents.host import AgentError, Inbox
-from responder.answering.setup import Setup
-from responder.answering.windows import sender_key
+from responder.answering.setup import DAY, Setup, own_addresses
+from responder.answering.windows import sender_key, windows_of, windows_of_post
 from responder.clock import Clock
 from responder.config import BOUNCES
 from responder.config import Inbox as InboxTable
@@ -16,10 +17,11 @@ from responder.mail import address as addresses
 from responder.mail.address import Address, AddressError
 from responder.mail.automatic import Reason
 from responder.mail.compose import Body, compose_answer
+from responder.mail.distribute import compose_distribution, member_head
 from responder.mail.forward import compose_forward
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event
-from responder.store.base import InboundItem, NewOutbound, Settlement, Window
+from responder.store.base import InboundItem, NewOutbound, Settlement
 
 
 class Outgoing:
@@ -36,31 +38,36 @@ class Outgoing:
         self._headers = headers
         self._clock = clock
 
-    def settle(
-        self, answer: Answer, content: bytes, suppressed: Reason | None, windows: tuple[Window, ...]
-    ) -> Settlement:
-        """The settlement of an answer. `suppressed` is why the mail must not be answered: then only a forward leaves.
+    def settle(self, answer: Answer, content: bytes, suppressed: Reason | None) -> Settlement:
+        """The settlement of an answer. `suppressed` is why the mail must not be answered: then only what is passed on as it is
+        leaves. A list sends on what people write to it, no automatic mail.
 
         Raises `AgentError` where the answer can't be sent.
         """
         if isinstance(answer, Forward):
             return self._forward(answer, content)
+        if isinstance(answer, HandOver):
+            return self._hand_over(content)
         if suppressed is not None:
             return silence(suppressed)
         if answer is None:
             return Settlement(Event.SILENCE, "agent-silent: the agent had no answer")
+        if isinstance(answer, Distribute):
+            return self._distribute(answer, content)
         assert isinstance(answer, Reply)
-        return self._reply(answer, windows)
+        return self._reply(answer)
 
-    def _reply(self, answer: Reply, windows: tuple[Window, ...]) -> Settlement:
+    def _reply(self, answer: Reply) -> Settlement:
         to = answer_to(self._table, self._inbox.kind, self._item.reverse_path, self._headers)
         personal = self._inbox.kind != "service"
+        name, author = self._author(answer)
         try:
             message = compose_answer(
                 body=Body(answer.text, answer.html, tuple(answer.attachments)),
                 original=self._headers,
                 inbox=self._recipient,
-                inbox_name=self._table.display_name,
+                inbox_name=name,
+                author=author,
                 to=to,
                 message_id=self._message_id(),
                 date=self._clock.now(),
@@ -74,8 +81,92 @@ class Outgoing:
         null = personal or self._setup.config.reply.reverse_path == "null"  # RFC 3834 3.3, RFC 5230 5.1
         path = "" if null else bounce_address(identifier, self._recipient)
         outbound = self._outbound("answer", identifier, identifier, to, path, return_to="")
+        windows = windows_of(
+            self._setup.config.reply,
+            self._inbox,
+            self._item,
+            self._recipient,
+            self._headers,
+            handle=answer.handle,
+            pause=self._pause(answer),
+        )
         return Settlement(
             Event.ANSWER, f"answered by {self._inbox.type.name}", (outbound,), ((identifier, message),), windows
+        )
+
+    def _author(self, answer: Reply) -> tuple[str, Address]:
+        """The name and mailbox in From: the inbox, or one of its other addresses. Raises `AgentError`."""
+        name, author = self._table.display_name, self._recipient
+        if answer.from_:
+            found = addresses.from_header(answer.from_)
+            own = own_addresses(self._table, self._inbox) | {self._recipient.key}
+            if len(found) != 1 or found[0][1].key not in own or not self._setup.router.serves(found[0][1].domain):
+                raise AgentError(
+                    "the agent's Reply is from an address that is none of the inbox's, or not of our domains"
+                )
+            name, author = found[0][0] or name, found[0][1]
+        if answer.tag:
+            author = Address(f"{addresses.split_tag(author.local)[0]}+{answer.tag}", author.domain)
+            try:
+                addresses.parse(str(author))
+            except AddressError as error:
+                raise AgentError(f"the agent's Reply has a tag that makes no address: {error}") from error
+        return name, author
+
+    def _pause(self, answer: Reply) -> float | None:
+        """Seconds until this sender may be answered again, where the agent says so and the operator does not."""
+        if answer.interval is None or self._table.interval is not None:
+            return None
+        return answer.interval if self._inbox.kind == "service" else max(answer.interval, DAY)
+
+    def _distribute(self, answer: Distribute, content: bytes) -> Settlement:
+        """One message for each member: a shared content, and a head of its own that says how to leave."""
+        members = chosen_targets(self._table, answer.to)
+        if not members:
+            return Settlement(Event.SILENCE, "no-members: there is nobody to send it on to")
+        links = {sender_key(member): link for member, link in answer.one_click.items()}
+        content_id = self._clock.new_id()
+        outbound = []
+        try:
+            message = compose_distribution(
+                content,
+                inbox=self._recipient,
+                name=answer.name,
+                author_sender=addresses.parse(self._item.reverse_path),
+                message_id=self._message_id(),
+                date=self._clock.now(),
+                subject_prefix=answer.subject_prefix,
+                discussion=answer.discussion,
+            )
+            for member in members:
+                identifier = self._clock.new_id()
+                path = bounce_address(identifier, self._recipient)
+                head = member_head(self._recipient, "", links.get(member.key, ""))
+                one = self._outbound("list", identifier, content_id, member, path, return_to=path)
+                outbound.append(replace(one, head=head))
+        except ValueError as error:
+            raise AgentError(f"the agent's post can't be sent on: {error}") from error
+        return Settlement(
+            Event.ANSWER,
+            f"sent on by {self._inbox.type.name} to {len(members)}",
+            tuple(outbound),
+            ((content_id, message),),
+            windows_of_post(self._setup.config.reply, self._item, self._recipient),
+        )
+
+    def _hand_over(self, content: bytes) -> Settlement:
+        """Unaltered, with its own envelope: signatures hold, and what the upstream host refuses is told to who sent it."""
+        route = self._table.upstream
+        if not route:
+            raise AgentError("the agent hands over, but the inbox has no upstream: set inboxes.NAME.upstream")
+        identifier = self._clock.new_id()
+        path = self._item.reverse_path
+        outbound = self._outbound("proxy", identifier, identifier, self._recipient, path, return_to=path)
+        return Settlement(
+            Event.ANSWER,
+            f"handed over by {self._inbox.type.name}",
+            (replace(outbound, route=route, domain=route),),
+            ((identifier, content),),
         )
 
     def _forward(self, answer: Forward, content: bytes) -> Settlement:
@@ -160,7 +251,8 @@ def allowed_targets(table: InboxTable, answer: Forward) -> list[Address]:
 
 def chosen_targets(table: InboxTable, to: Sequence[str]) -> list[Address]:
     """The addresses that an agent named, each once. Raises `AgentError` for one that the inbox's targets don't allow."""
-    exact = {addresses.parse(target).key for target in table.targets if "*" not in target}
+    named = [addresses.parse(target) for target in table.targets if "*" not in target]
+    exact = {address.key: address for address in named}  # in the operator's spelling
     patterns = [target for target in table.targets if "*" in target]
     chosen = {}
     for text in to:
@@ -168,7 +260,18 @@ def chosen_targets(table: InboxTable, to: Sequence[str]) -> list[Address]:
             address = addresses.parse(text)
         except AddressError as error:
             raise AgentError(f"the agent passes mail on to what is no address: {error}") from None
-        if address.key not in exact and not any(fnmatchcase(address.key, pattern) for pattern in patterns):
+        if address.key in exact:
+            address = exact[address.key]
+        elif not any(_matches(address.key, pattern) for pattern in patterns):
             raise AgentError("the agent passes mail on to an address that is not among the inbox's targets")
         chosen[address.key] = address
     return list(chosen.values())
+
+
+def _matches(key: str, pattern: str) -> bool:
+    """Whether a mailbox is one of a pattern's: `*` stands for any number of characters, of the local part alone but for `"*"`."""
+    if pattern == "*":
+        return True
+    local, _, domain = key.rpartition("@")
+    wanted, _, at = pattern.rpartition("@")
+    return domain == at and re.fullmatch(".*".join(map(re.escape, wanted.split("*"))), local, re.DOTALL) is not None

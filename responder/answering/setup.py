@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+from responder.agents.base import Agent
+from responder.agents.context import Context
 from responder.agents.host import Inbox, build
-from responder.agents.load import AgentType
+from responder.agents.load import AgentType, PluginError
 from responder.agents.router import Router
+from responder.answering.memory import InboxState
+from responder.clock import Clock
 from responder.config import Config
 from responder.config import Inbox as InboxTable
-from responder.mail.automatic import Policy
+from responder.config.errors import dotted
+from responder.mail.address import Address, AddressError, parse
+from responder.mail.automatic import Policy, same_mailbox
+from responder.store.base import Store
 
 DAY = 86400.0
+PROCESSES = 4  # worker processes of an isolated inbox, where nothing else is said: each is a Python of its own
 PERSONAL_INTERVAL = 7 * DAY  # RFC 5230 4.1: the default, and a day at least
 
 
@@ -23,7 +33,10 @@ class Setup:
     config: Config
     router: Router
     inboxes: Mapping[str, Inbox]
+    agents: Mapping[str, AgentType]
     policy: Policy
+    policies: Mapping[str, Policy]  # of inboxes that answer for several addresses
+    rooms: Mapping[str, int]  # how many runs of inboxes that do not have the default
 
 
 def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
@@ -33,6 +46,8 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
     for name, table in config.inboxes.items():
         kind, agent = build(name, agents, table.agent, table.settings)
         role = table.kind or kind.kind
+        isolated = kind.isolated if table.isolated is None else table.isolated
+        usual = min(PROCESSES, config.answering.per_inbox) if isolated else config.answering.per_inbox
         inboxes[name] = Inbox(
             name=name,
             type=kind,
@@ -40,8 +55,8 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
             kind=role,
             interval=interval(table, role, kind.interval, config.reply.interval),
             timeout=table.timeout or config.answering.timeout,
-            isolated=kind.isolated if table.isolated is None else table.isolated,
-            concurrency=table.concurrency or config.answering.per_inbox,
+            isolated=isolated,
+            concurrency=table.concurrency or usual,
         )
     policy = Policy(
         hostname=config.hostname,
@@ -50,7 +65,53 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
         answer_postmaster=config.reply.answer_postmaster,
         spam_headers=config.reply.trusted_spam_headers,
     )
-    return Setup(config, router, inboxes, policy)
+    own = {name: own_addresses(config.inboxes[name], inbox) for name, inbox in inboxes.items()}
+    return Setup(
+        config=config,
+        router=router,
+        inboxes=inboxes,
+        agents=agents,
+        policy=policy,
+        policies={name: replace(policy, same_inbox=partial(_same, keys)) for name, keys in own.items() if keys},
+        rooms={
+            name: inbox.concurrency
+            for name, inbox in inboxes.items()
+            if inbox.concurrency != config.answering.per_inbox
+        },
+    )
+
+
+def equip(setup: Setup, store: Store, clock: Clock) -> None:
+    """Give every agent its context: what it may use from `start` on."""
+    for name, inbox in setup.inboxes.items():
+        inbox.agent.context = Context(name, InboxState(name, store, clock), clock, partial(_inner, setup, name))
+
+
+def own_addresses(table: InboxTable, inbox: Inbox) -> frozenset[str]:
+    """What an inbox answers for besides its own name, as the operator and its agent say. Raises `PluginError`."""
+    keys = [address.key for address in table.addresses]
+    for text in inbox.agent.addresses:
+        try:
+            keys.append(parse(text).key)
+        except (AddressError, TypeError, AttributeError):
+            raise PluginError(
+                f"{dotted(('inboxes', inbox.name))}: its agent's addresses hold what is no address"
+            ) from None
+    return frozenset(keys)
+
+
+def _same(keys: frozenset[str], written: Address, recipient: Address) -> bool:
+    return same_mailbox(written, recipient) or written.key in keys
+
+
+def _inner(setup: Setup, inbox: str, name: str, settings: Mapping[str, Any]) -> Agent:
+    """Another agent for the agent of an inbox: see `Context.agent`."""
+    if name not in setup.agents:
+        raise LookupError(f'there is no agent "{name}" (there are: {", ".join(setup.agents)})')
+    try:
+        return build(inbox, setup.agents, name, settings)[1]
+    except PluginError as error:
+        raise ValueError(str(error)) from error
 
 
 def interval(table: InboxTable, role: str, agents: float, default: float) -> float:

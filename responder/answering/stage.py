@@ -7,10 +7,13 @@ ends the run, so whatever dies before it leaves nothing, and what dies behind it
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from dataclasses import replace
 
 from responder.agents.answers import TryLater
-from responder.agents.base import Mail
+from responder.agents.base import Bounce, Mail
 from responder.agents.host import AgentError, Host
+from responder.answering.memory import Turn
 from responder.answering.outgoing import Outgoing, silence
 from responder.answering.setup import Setup
 from responder.answering.windows import FullWindows, windows_of
@@ -21,6 +24,7 @@ from responder.mail.automatic import Stops, judge
 from responder.mail.backoff import next_attempt
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event, State
+from responder.mail.report import bounce_of
 from responder.observe import event
 from responder.store.base import InboundItem, Settlement, Store
 
@@ -36,9 +40,18 @@ class Answering:
         self._host = host
         self._clock = clock
         self._full = FullWindows(store, clock)
+        self._running: Counter[str] = Counter()  # claimed, by inbox
 
     async def claim(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        return await self._store.claim_inbound(token, limit)
+        """No inbox gets more than it may run at a time: one whose agent is slow must not keep the others waiting."""
+        setup = self.setup
+        usual = setup.config.answering.per_inbox
+        rooms = dict(setup.rooms)
+        for name, number in self._running.items():
+            rooms[name] = rooms.get(name, usual) - number
+        items, due = await self._store.claim_inbound(token, limit, rooms, usual)
+        self._running.update([item.inbox for item in items])
+        return items, due
 
     async def handle(self, item: InboundItem) -> Settlement:
         """What one inbound item comes to. Contains whatever the agent does."""
@@ -56,9 +69,13 @@ class Answering:
             recipient=recipient,
             headers=headers,
             personal=inbox is not None and inbox.kind != "service",
-            policy=setup.policy,
+            policy=setup.policy if inbox is None else setup.policies.get(inbox.name, setup.policy),
         )
         if inbox is None:
+            if route is not None and setup.policy.is_bounce(recipient):
+                counted = await self._bounced(setup, recipient, content)
+                if counted is not None:
+                    return counted
             if suppressed is not None:
                 return silence(suppressed)
             if route is None:
@@ -66,8 +83,8 @@ class Answering:
             return Settlement(Event.SILENCE, f"{route.inbox}-kept: there is no inbox of that name, the mail is kept")
         if suppressed is not None and (suppressed.stops is Stops.ALL or not inbox.type.reads_automatic_mail):
             return silence(suppressed)
-        windows = windows_of(setup.config.reply, inbox, item, recipient, headers)
         if not inbox.type.reads_automatic_mail:
+            windows = windows_of(setup.config.reply, inbox, item, recipient, headers)
             full = await self._full.look(inbox, windows)
             if full is not None:
                 return Settlement(Event.SILENCE, full.reason)
@@ -75,13 +92,32 @@ class Answering:
             content, id=item.id, inbox=inbox.name, recipient=recipient, sender=item.reverse_path, peer=item.peer
         )
         outgoing = Outgoing(setup, inbox, item, recipient, headers, self._clock)
+        turn = Turn(inbox.name)
         try:
-            answer = await self._host.run(inbox, mail)
-            return outgoing.settle(answer, content, suppressed, windows)
+            with turn:
+                answer = await self._host.run(inbox, mail)
+            return replace(outgoing.settle(answer, content, suppressed), memory=turn.memory)
         except TryLater as wish:
-            return self._again(item, str(wish), pause=wish.seconds)
+            return replace(self._again(item, str(wish), pause=wish.seconds), memory=turn.memory)
         except AgentError as error:
+            if error.final:
+                return Settlement(Event.FAIL, f"{error.reason}\n{error.detail}".strip())
             return self._again(item, error.reason, error.detail)
+
+    async def _bounced(self, setup: Setup, recipient: Address, content: bytes) -> Settlement | None:
+        """Tell an agent what came back of what it had sent; None where nobody waits for that."""
+        sent = await self._store.sent(addresses.split_tag(recipient.local)[1].lower())
+        inbox = setup.inboxes.get(sent[0]) if sent else None
+        if sent is None or inbox is None:
+            return None
+        said = bounce_of(content, sent[1])
+        if said is None:
+            return Settlement(Event.SILENCE, "bounce-unread: it does not say what became of the message")
+        turn = Turn(inbox.name)
+        with turn:
+            await self._host.bounced(inbox, Bounce(sent[1], *said))
+        reason = f"bounce-counted: {inbox.name} was told of {sent[1]}"
+        return Settlement(Event.SILENCE, reason, memory=turn.memory)
 
     def broken(self, item: InboundItem, error: Exception) -> Settlement:
         """Our own mistake: tried again like an agent's."""
@@ -89,6 +125,9 @@ class Answering:
 
     async def settle(self, item: InboundItem, settlement: Settlement) -> None:
         ended = await self._store.settle_inbound(item, settlement)
+        self._running[item.inbox] -= 1
+        if not self._running[item.inbox]:
+            del self._running[item.inbox]
         if ended is None:
             event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
             return

@@ -25,18 +25,27 @@ REMEMBERED = 10_000  # full windows that are known without asking the store
 
 
 def windows_of(
-    reply: Reply, inbox: Inbox, item: InboundItem, recipient: Address, headers: Headers
+    reply: Reply,
+    inbox: Inbox,
+    item: InboundItem,
+    recipient: Address,
+    headers: Headers,
+    *,
+    handle: str = "",
+    pause: float | None = None,
 ) -> tuple[Window, ...]:
-    """The windows of one answer."""
+    """The windows of one answer. An answer with a `handle` is counted apart from others (RFC 5230 4.2), and `pause` (seconds)
+    stands in place of the inbox's interval."""
     sender = sender_key(item.reverse_path)
     mailbox = recipient.key
     windows = []
     if item.message_id:
         key = f"message-id {mailbox} {sender} {item.message_id}"
         windows.append(Window(key, 1, DAY, "duplicate-message-id: this mail was answered within a day"))
-    if inbox.interval > 0:
+    seconds = inbox.interval if pause is None else pause
+    if seconds > 0:
         reason = "interval: this sender was answered within the inbox's interval"
-        windows.append(Window(f"interval {mailbox} {sender}", 1, inbox.interval, reason))
+        windows.append(Window(f"interval {mailbox} {sender} {handle}".rstrip(), 1, seconds, reason))
     # Without any id there is no conversation to count, so all such mails of one sender are one.
     conversation = conversation_key(headers) or sender
     rates: Sequence[tuple[str, str, Rate | None]] = (
@@ -48,6 +57,21 @@ def windows_of(
         if rate is not None:
             reason = f"breaker-per-{name}: {rate} answers reached"
             windows.append(Window(f"{name} {key}", rate.count, rate.seconds, reason))
+    return tuple(windows)
+
+
+def windows_of_post(reply: Reply, item: InboundItem, recipient: Address) -> tuple[Window, ...]:
+    """The windows of a mail that a list sends on: once, and nobody writes to a list as fast as a loop does. No others: a post
+    that is not sent is lost to everyone."""
+    sender = sender_key(item.reverse_path)
+    windows = []
+    if item.message_id:
+        key = f"message-id {recipient.key} {sender} {item.message_id}"
+        windows.append(Window(key, 1, DAY, "duplicate-message-id: this mail was answered within a day"))
+    if (rate := reply.per_sender) is not None:
+        windows.append(
+            Window(f"sender {sender}", rate.count, rate.seconds, f"breaker-per-sender: {rate} answers reached")
+        )
     return tuple(windows)
 
 

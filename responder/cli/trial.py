@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from email.utils import parseaddr
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from responder.agents.host import Host
-from responder.answering.setup import Setup
+from responder.agents.load import PluginError
+from responder.answering.setup import Setup, equip
 from responder.answering.stage import Answering
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import bold, harmless, print_json
@@ -24,7 +25,10 @@ from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event
 from responder.mail.thread import message_id
 from responder.start import StartError, prepare
-from responder.store.base import Claim, InboundItem, Settlement, Store, Window
+from responder.store.base import Claim, InboundItem, Memory, Settlement, Store, Window
+
+
+PATIENCE = 5.0  # seconds that an agent gets to stop in
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -123,18 +127,37 @@ def _once(setup: Setup) -> Setup:
 
 
 class _Nothing:
-    """Stands where the stage's store is: a trial has no windows to look into, and brings its content along."""
+    """Stands where the stage's store is: a trial has no windows to look into, brings its content along, and its agents
+    remember nothing."""
 
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
         return None
 
+    async def sent(self, item_id: str) -> tuple[str, str] | None:
+        return None
+
+    async def values(self, inbox: str, keys: Collection[str]) -> dict[str, tuple[str, str, float]]:
+        return {}
+
+    async def values_below(self, inbox: str, prefix: str) -> dict[str, str]:
+        return {}
+
+    async def remember(self, what: Memory) -> bool:
+        return True
+
 
 async def _answer(setup: Setup, item: InboundItem) -> tuple[Settlement, int]:
     """The stage's own work on one item, and how many agents don't end."""
-    host = Host(1)
+    host, store, clock = Host(1), cast(Store, _Nothing()), SystemClock()
+    equip(setup, store, clock)
+    inboxes = [setup.inboxes[item.inbox]] if item.inbox in setup.inboxes else []
     try:
-        settlement = await Answering(setup, cast(Store, _Nothing()), host, SystemClock()).handle(item)
+        await host.start(inboxes)
+        settlement = await Answering(setup, store, host, clock).handle(item)
+        await host.retire(inboxes, PATIENCE)
         return settlement, host.stuck
+    except PluginError as error:
+        raise StartError(str(error)) from error
     finally:
         host.close()
 

@@ -217,10 +217,11 @@ class Store(Protocol):
         ...
 
     async def claim_inbound(
-        self, token: str, limit: int, rooms: Mapping[str, int], per_inbox: int
+        self, token: str, limit: int, rooms: Mapping[str, int] | None = None, per_inbox: int | None = None
     ) -> tuple[list[InboundItem], float | None]:
         """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits. No inbox gets
-        more than `rooms` says, `per_inbox` where it says nothing: one whose agent is slow must not keep the others waiting."""
+        more than `rooms` says, or `per_inbox` where that says nothing (None: any number): one whose agent is slow must not keep
+        the others waiting."""
         ...
 
     async def claim_outbound(
@@ -242,16 +243,16 @@ class Store(Protocol):
         """The first window that has no room left. A look, no promise: `settle_inbound` decides."""
         ...
 
-    async def values(self, inbox: str, keys: Collection[str]) -> dict[str, tuple[str, str]]:
-        """An inbox's state: by key (JSON text, version) of those keys that have a value."""
+    async def values(self, inbox: str, keys: Collection[str]) -> dict[str, tuple[str, str, float]]:
+        """An inbox's state: by key (JSON text, version, expires_at) of those keys that have a value."""
         ...
 
     async def values_below(self, inbox: str, prefix: str) -> dict[str, str]:
         """The JSON texts of all keys that begin with `prefix`, in their order."""
         ...
 
-    async def remember(self, memory: Memory) -> bool:
-        """Store values at once. False: what `memory` has seen was changed, and nothing was stored."""
+    async def remember(self, what: Memory) -> bool:
+        """Store values at once. False: what `what` has seen was changed, and nothing was stored."""
         ...
 
     async def sent(self, item_id: str) -> tuple[str, str] | None:

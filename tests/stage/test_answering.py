@@ -92,7 +92,7 @@ FAILURES = {
     "stop-iteration": "the agent raised ",
     "timeout": "the agent raised TimeoutError: of its own",
     "recursion": "the agent raised RecursionError: ",
-    "number": "the agent returned a int; allowed are Reply, Forward, str and None",
+    "number": "the agent returned a int; allowed are Reply, Forward, HandOver, Distribute, str and None",
     "bytes": "the agent returned a bytes",
     "list": "the agent returned a list",
     "class": "the agent returned a ",

@@ -9,7 +9,7 @@ from typing import Any
 
 from responder.agents.host import Host
 from responder.agents.load import load
-from responder.answering.setup import set_up
+from responder.answering.setup import equip, set_up
 from responder.answering.stage import Answering
 from responder.config import Config
 from responder.delivery import Delivery
@@ -52,7 +52,9 @@ class Desk:
         self.clock = clock
         self.store = SQLiteStore(path, clock)
         self.host = Host(4)
-        self.stage = Answering(set_up(config, load(config.plugins)), self.store, self.host, clock)
+        self.setup = set_up(config, load(config.plugins))
+        equip(self.setup, self.store, clock)
+        self.stage = Answering(self.setup, self.store, self.host, clock)
 
     async def put(
         self,
@@ -108,9 +110,12 @@ async def desk(folder: Path, config: Config, clock: ManualClock | None = None) -
     """Open for the length of the block. A second block on the same folder is a restart."""
     it = Desk(folder / "responder.db", config, clock or ManualClock())
     await it.store.open()
+    inboxes = list(it.setup.inboxes.values())
     try:
+        await it.host.start(inboxes)
         yield it
     finally:
+        await it.host.retire(inboxes, 5.0)
         it.host.close()
         await it.store.close()
 

@@ -96,6 +96,9 @@ def test_config_when_changed_then_it_refuses() -> None:
         ("[inboxes.echo]", "inboxes.echo.agent: is required"),
         ('[inboxes.echo]\nagent = ""', "inboxes.echo.agent: wants a string that isn't empty"),
         ('[inboxes.a]\nagent = "a"\nkind = "person"', 'inboxes.a.kind: wants "service", "personal" or "group", found the'),
+        ('[inboxes.a]\nagent = "a"\ntargets = ["*.org"]', 'inboxes.a.targets[0]: wants an address, "*@domain" or "*"'),
+        ('[inboxes.a]\nagent = "a"\ntargets = ["*@*.org"]', 'inboxes.a.targets[0]: wants an address, "*@domain" or "*"'),
+        ('[inboxes.a]\nagent = "a"\nupstream = "host"', 'inboxes.a.upstream: wants "host:port"'),
         ('[inboxes.a]\nagent = "a"\ntargets = ["bob"]', "inboxes.a.targets[0]: wants an address such as someone@"),
         ('[inboxes.a]\nagent = "a"\ndisplay_name = "A\\r\\nBcc: b"', "inboxes.a.display_name: wants a string of one line"),
         ('[inboxes."a@other.example"]\nagent = "a"', 'inboxes."a@other.example": "other.example" is not among domains'),
@@ -195,7 +198,7 @@ def test_inbox_when_given_whole_then_all_of_it_is_there() -> None:
         interval=604800.0,
         answer_to="from",
         display_name="Zoë",
-        targets=(Address("Bob", "example.org"),),
+        targets=("Bob@example.org",),
         timeout=5.0,
         settings={"text": "gone", "days": [1, 2]},
     )

@@ -146,7 +146,7 @@ async def settle(store: SQLiteStore, name: str, item: str, event: Event) -> None
             )
         else:
             await store.settle_outbound(
-                OutboundItem(item, "", "", "", "", "", "", "", "", 0.0, 0.0, Claim(token, attempts), b""), settlement
+                OutboundItem(item, "", "", "", "", "", "", "", "", 0.0, 0.0, claim=Claim(token, attempts), content=b""), settlement
             )
     except IllegalTransitionError:
         return

@@ -19,6 +19,7 @@ from responder.store.base import (
     Account,
     InboundItem,
     ItemView,
+    Memory,
     NewMail,
     OutboundItem,
     Settlement,
@@ -26,7 +27,7 @@ from responder.store.base import (
     StoreUnusableError,
     Window,
 )
-from responder.store.sqlite import steps, views, work
+from responder.store.sqlite import memory, steps, views, work
 from responder.store.sqlite.database import connect, migrate, translate
 from responder.store.sqlite.writer import Writer
 
@@ -103,8 +104,11 @@ class SQLiteStore:
             self.wake_outbound.set()
         return touched
 
-    async def claim_inbound(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        return await self._writer.run(lambda c: work.claim_inbound(c, token, limit, self._clock.now()))
+    async def claim_inbound(
+        self, token: str, limit: int, rooms: Mapping[str, int] | None = None, per_inbox: int | None = None
+    ) -> tuple[list[InboundItem], float | None]:
+        left = dict(rooms or {})
+        return await self._writer.run(lambda c: work.claim_inbound(c, token, limit, left, per_inbox, self._clock.now()))
 
     async def claim_outbound(
         self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
@@ -116,15 +120,21 @@ class SQLiteStore:
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
         result = await self._writer.submit(self._settle_inbound, (item, settlement))
-        if settlement.outbound:
-            self.wake_outbound.set()
+        self._wake(settlement)
+        if result is not None and result[1] == work.CHANGED:
+            self.wake_inbound.set()
         return result
 
     async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
         result = await self._writer.submit(self._settle_outbound, (item, settlement))
+        self._wake(settlement)
+        return result
+
+    def _wake(self, settlement: Settlement) -> None:
         if settlement.outbound:
             self.wake_outbound.set()
-        return result
+        if settlement.arrivals:
+            self.wake_inbound.set()
 
     def _settle_inbound(
         self, connection: sqlite3.Connection, settlements: list[tuple[InboundItem, Settlement]]
@@ -138,6 +148,27 @@ class SQLiteStore:
 
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
         return await self._read(lambda c: steps.Counters(c, windows, self._clock.now()).full(windows))
+
+    async def values(self, inbox: str, keys: Collection[str]) -> dict[str, tuple[str, str, float]]:
+        return await self._read(lambda c: memory.values(c, inbox, keys, self._clock.now()))
+
+    async def values_below(self, inbox: str, prefix: str) -> dict[str, str]:
+        return await self._read(lambda c: memory.values_below(c, inbox, prefix, self._clock.now()))
+
+    async def remember(self, what: Memory) -> bool:
+        return await self._writer.submit(self._remember, (what, self._clock.new_id()))
+
+    def _remember(self, connection: sqlite3.Connection, requests: list[tuple[Memory, str]]) -> list[bool]:
+        return memory.remember(connection, requests, self._clock.now())
+
+    async def sent(self, item_id: str) -> tuple[str, str] | None:
+        def find(connection: sqlite3.Connection) -> tuple[str, str] | None:
+            row = connection.execute(
+                "SELECT inbox, recipient FROM outbound WHERE id = ? AND kind = 'list'", (item_id,)
+            ).fetchone()
+            return None if row is None else (str(row[0]), str(row[1]))
+
+        return await self._read(find)
 
     async def content(self, content_id: str) -> bytes:
         def find(connection: sqlite3.Connection) -> bytes:

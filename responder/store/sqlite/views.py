@@ -8,6 +8,7 @@ from collections.abc import Collection
 from responder.mail.automatic import AUTO_ID
 from responder.mail.lifecycle import INBOUND, OUTBOUND, State, final_states
 from responder.store.base import Account, HistoryEntry, ItemView
+from responder.store.sqlite.memory import forget_expired
 
 _ITEMS = """
 SELECT * FROM (
@@ -152,4 +153,4 @@ def purge(connection: sqlite3.Connection, done_before: float, failed_before: flo
     counted = connection.execute(
         "DELETE FROM answered WHERE rowid IN (SELECT rowid FROM answered WHERE expires_at < :now LIMIT :limit)", values
     ).rowcount
-    return len(sent) + len(received) + counted
+    return len(sent) + len(received) + counted + forget_expired(connection, now, limit)

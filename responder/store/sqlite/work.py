@@ -14,6 +14,7 @@ from responder.store.base import (
     OutboundItem,
     Settlement,
 )
+from responder.store.sqlite.memory import unchanged, write
 from responder.store.sqlite.steps import Counters, charge, current, free, insert, settle, tell
 
 INLINE = 262144  # octets up to which a claim brings the content along; a larger one is fetched when its turn comes
@@ -82,31 +83,38 @@ def sweep(connection: sqlite3.Connection, attempts: int, now: float) -> int:
 
 
 def claim_inbound(
-    connection: sqlite3.Connection, token: str, limit: int, now: float
+    connection: sqlite3.Connection,
+    token: str,
+    limit: int,
+    rooms: Mapping[str, int],
+    per_inbox: int | None,
+    now: float,
 ) -> tuple[list[InboundItem], float | None]:
+    chosen = _choose(connection, "inbound", limit, rooms, per_inbox or limit, now)
     rows = connection.execute(
         "SELECT i.id, i.mail, i.recipient, i.inbox, i.attempts, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id,"
         " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END"
-        " FROM inbound i JOIN mail m ON m.id = i.mail"
-        " WHERE i.state = 'RECEIVED' AND i.due_at <= ? ORDER BY i.due_at LIMIT ?",
-        (INLINE, now, limit),
+        " FROM json_each(?) AS chosen JOIN inbound i ON i.id = chosen.value JOIN mail m ON m.id = i.mail ORDER BY chosen.key",
+        (INLINE, json.dumps(chosen)),
     ).fetchall()
     items = [
         InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), at, path, peer, helo, message_id, content)
         for item, mail, recipient, inbox, attempts, at, path, peer, helo, message_id, content in rows
     ]
-    charge(connection, "inbound", [item.id for item in items], token, now)
-    return items, _next_due(connection, "inbound", "state = 'RECEIVED'")
+    charge(connection, "inbound", chosen, token, now)
+    return items, _next_due(connection, "inbound")
 
 
 def claim_outbound(
     connection: sqlite3.Connection, token: str, limit: int, sending: Mapping[str, int], per_domain: int, now: float
 ) -> tuple[list[OutboundItem], float | None]:
-    chosen = _choose(connection, limit, sending, per_domain, now)
+    rooms = {domain: per_domain - number for domain, number in sending.items()}
+    chosen = _choose(connection, "outbound", limit, rooms, per_domain, now)
     charge(connection, "outbound", chosen, token, now)
     rows = connection.execute(
         "SELECT o.id, o.kind, o.cause, o.inbox, o.content, o.reverse_path, o.recipient, o.domain, o.return_to,"
-        " o.created_at, o.expires_at, o.attempts, (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
+        " o.created_at, o.expires_at, o.route, o.head, o.attempts,"
+        " (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
         " FROM json_each(?) AS chosen JOIN outbound o ON o.id = chosen.value ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
     ).fetchall()
@@ -123,37 +131,48 @@ def claim_outbound(
             return_to=row[8],
             created_at=row[9],
             expires_at=row[10],
-            claim=Claim(token, row[11]),
-            content=row[12],
+            route=row[11],
+            head=row[12],
+            claim=Claim(token, row[13]),
+            content=row[14],
         )
         for row in rows
     ]
-    return items, _next_due(connection, "outbound", "state IN ('QUEUED', 'DEFERRED')")
+    return items, _next_due(connection, "outbound")
+
+
+# What waits in each table, in the words of its partial index, and whom a place is counted for.
+WAITING = {"inbound": "state = 'RECEIVED'", "outbound": "state IN ('QUEUED', 'DEFERRED')"}
+COUNTED = {"inbound": "inbox", "outbound": "domain"}
+ORDER = {"inbound": "due_at, id", "outbound": "due_at"}
 
 
 def _choose(
-    connection: sqlite3.Connection, limit: int, sending: Mapping[str, int], per_domain: int, now: float
+    connection: sqlite3.Connection, table: str, limit: int, rooms: Mapping[str, int], room: int, now: float
 ) -> list[str]:
-    """The items that are due, oldest first, but of no domain more than it has room for. Where a page holds only domains
-    that are full, the next page is asked for without them."""
-    taken = dict(sending)
+    """The items that are due, oldest first, but of no inbox or domain more than it has room for (`room` where `rooms` does not
+    name it). Where a page holds only full ones, the next page is asked for without them."""
+    left = dict(rooms)
     chosen: list[str] = []
     page = 4 * limit
     for _ in range(PAGES):
-        full = [domain for domain, number in taken.items() if number >= per_domain]
+        full = [name for name, number in left.items() if number <= 0]
         rows = connection.execute(
-            "SELECT id, domain FROM outbound WHERE state IN ('QUEUED', 'DEFERRED') AND due_at <= ?"
-            " AND domain NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at LIMIT ?",
+            f"SELECT id, {COUNTED[table]} FROM {table} WHERE {WAITING[table]} AND due_at <= ?"
+            f" AND {COUNTED[table]} NOT IN (SELECT value FROM json_each(?)) ORDER BY {ORDER[table]} LIMIT ?",
             (now, json.dumps(full), page),
         ).fetchall()
         seen = set(chosen)
-        for item, domain in rows:
-            if item not in seen and taken.get(domain, 0) < per_domain and len(chosen) < limit:
-                taken[domain] = taken.get(domain, 0) + 1
+        for item, name in rows:
+            if item not in seen and left.get(name, room) > 0 and len(chosen) < limit:
+                left[name] = left.get(name, room) - 1
                 chosen.append(item)
         if len(rows) < page or len(chosen) >= limit:
             break
     return chosen
+
+
+CHANGED = "state-changed: another mail changed what this run had read; it is done again"
 
 
 def settle_inbound(
@@ -163,21 +182,32 @@ def settle_inbound(
     counters = Counters(connection, [window for _, settlement in settlements for window in settlement.windows], now)
     ends: dict[str, tuple[Event, str, float]] = {}
     stored: list[Settlement] = []
+    again: list[str] = []
     for item, settlement in settlements:
         if item.id not in mine or item.id in ends:
             continue
-        event, reason = settlement.event, settlement.reason
-        if event is Event.ANSWER:
-            full = counters.full(settlement.windows)
-            if full is not None:
-                event, reason = Event.SILENCE, full.reason
-            else:
-                counters.add(settlement.windows)
-                stored.append(settlement)
-        ends[item.id] = (event, reason, settlement.due_at)
+        event, reason, due = settlement.event, settlement.reason, settlement.due_at
+        full = counters.full(settlement.windows) if event is Event.ANSWER else None
+        if full is not None:
+            event, reason = Event.SILENCE, full.reason
+        elif settlement.memory is not None and not unchanged(connection, settlement.memory, now):
+            event, reason, due = Event.DEFER, CHANGED, now
+            again.append(item.id)
+        else:
+            counters.add(settlement.windows if event is Event.ANSWER else ())
+            stored.append(settlement)
+            if settlement.memory is not None:
+                write(connection, settlement.memory, f"{item.id} {item.claim.attempts} {now}")
+        ends[item.id] = (event, reason, due)
     counters.store()
-    _store_outbound(connection, stored, now)
-    return _end(connection, "inbound", [item.id for item, _ in settlements], ends, now)
+    _store_along(connection, stored, now)
+    came_to = _end(connection, "inbound", [item.id for item, _ in settlements], ends, now)
+    if again:  # it was no fault of theirs, and whoever changed it has come to an end: this can't go on for ever
+        connection.execute(
+            "UPDATE inbound SET attempts = attempts - 1 WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(again),),
+        )
+    return came_to
 
 
 def settle_outbound(
@@ -190,7 +220,7 @@ def settle_outbound(
         if item.id in mine and item.id not in ends:
             ends[item.id] = (settlement.event, settlement.reason, settlement.due_at)
             stored.append(settlement)
-    _store_outbound(connection, stored, now)
+    _store_along(connection, stored, now)
     return _end(connection, "outbound", [item.id for item, _ in settlements], ends, now)
 
 
@@ -209,13 +239,15 @@ def _end(
     return [came_to.pop(item, None) for item in items]
 
 
-def _store_outbound(connection: sqlite3.Connection, settlements: Sequence[Settlement], now: float) -> None:
+def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlement], now: float) -> None:
+    """What settlements bring besides their ends: messages that leave, and mails to ourselves."""
+    accept(connection, [mail for settlement in settlements for mail in settlement.arrivals])
     insert(connection, "INSERT INTO content (id, data)", [content for s in settlements for content in s.contents])
     messages = [message for settlement in settlements for message in settlement.outbound]
     insert(
         connection,
         "INSERT INTO outbound (id, kind, cause, inbox, content, reverse_path, recipient, domain, return_to, state, attempts,"
-        " created_at, due_at, expires_at, claim, changed_at)",
+        " created_at, due_at, expires_at, claim, changed_at, route, head)",
         [
             (
                 message.id,
@@ -234,6 +266,8 @@ def _store_outbound(connection: sqlite3.Connection, settlements: Sequence[Settle
                 message.expires_at,
                 "",
                 now,
+                message.route,
+                message.head,
             )
             for message in messages
         ],
@@ -241,7 +275,7 @@ def _store_outbound(connection: sqlite3.Connection, settlements: Sequence[Settle
     tell(connection, [(m.id, now, "queue", State.QUEUED, f"{m.kind} for {m.cause}") for m in messages])
 
 
-def _next_due(connection: sqlite3.Connection, table: str, waiting: str) -> float | None:
-    row = connection.execute(f"SELECT min(due_at) FROM {table} WHERE {waiting}").fetchone()
+def _next_due(connection: sqlite3.Connection, table: str) -> float | None:
+    row = connection.execute(f"SELECT min(due_at) FROM {table} WHERE {WAITING[table]}").fetchone()
     due: float | None = row[0]
     return due
