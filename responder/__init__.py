@@ -15,8 +15,10 @@ This module is what a plugin author imports.
 
 from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
 from responder.agents.base import Agent, Authentication, Bounce, Mail, Thread, agent
+from responder.agents.confirm import Confirmation
 from responder.agents.context import Context
-from responder.agents.hookspecs import hookimpl
+from responder.agents.exchange import answer_from_json, mail_to_json
+from responder.agents.hookspecs import Command, hookimpl
 from responder.mail.compose import Attachment
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Attachment",
     "Authentication",
     "Bounce",
+    "Command",
+    "Confirmation",
     "Context",
     "Distribute",
     "Forward",
@@ -35,5 +39,7 @@ __all__ = [
     "Thread",
     "TryLater",
     "agent",
+    "answer_from_json",
     "hookimpl",
+    "mail_to_json",
 ]

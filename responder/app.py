@@ -23,7 +23,7 @@ from responder.inbound.limits import Gatekeeper
 from responder.inbound.listener import Listener, ListenError
 from responder.inbound.sessions import Sessions
 from responder.intake import Intake
-from responder.observe import event
+from responder.observe import event, follow
 from responder.outbound.base import Transport
 from responder.outbound.print import PrintTransport
 from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
@@ -89,7 +89,7 @@ class Server:
             except StoreError as error:
                 raise StartError(f"{self._file}: store: {error}") from error
             self._own.update(self.listener.addresses)
-            _remark(config)
+            _remark(self._setup)
             await self._serve(config, ready)
             with contextlib.suppress(StoreError):
                 await self.lease.end()
@@ -176,7 +176,7 @@ class Server:
             )
             self._beside(transport.close())
         self.delivery.config = config
-        _remark(config)
+        _remark(self._setup)
         event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)
 
     async def _start_agents(self, setup: Setup) -> None:
@@ -214,8 +214,11 @@ class Server:
             await self._clock.sleep(RETENTION)
 
 
-def _remark(config: Config) -> None:
-    """Log what the operator may not have meant; what is fatal was refused before."""
-    for notice in unsupported(config):
+def _remark(setup: Setup) -> None:
+    """Log what the operator may not have meant; what is fatal was refused before. From now on its observers are told."""
+    follow(setup.plugins.observers)
+    for notice in unsupported(setup.config):
         if not notice.fatal:
             event("notice", key=notice.key, reason=notice.reason)
+    for reason in setup.plugins.broken:
+        event("plugin skipped", level=logging.WARNING, reason=reason)

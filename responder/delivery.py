@@ -1,7 +1,8 @@
 """The third stage: claim -> hosts -> session -> outcome -> delivered, later, or given up with a DSN.
 
 The attempt is charged when the item is claimed, before anything is connected. A final failure and the DSN that tells of it are
-stored in one transaction; who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1).
+stored in one transaction; who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). The DSN
+for one copy of a list's mail comes to ourselves: it is stored as a mail that has arrived at the copy's bounce address.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import logging
 from collections import Counter
 
 from responder.clock import Clock
-from responder.config import Config
+from responder.config import BOUNCES, Config
 from responder.config import Delivery as DeliveryTable
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.backoff import next_attempt
 from responder.mail.dsn import FailedRecipient, compose_dsn
+from responder.mail.headers import Headers, split_section
 from responder.mail.lifecycle import Event, State
 from responder.mail.status import Outcome
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
 from responder.outbound.base import Envelope, RecipientResult, Transport
-from responder.store.base import NewOutbound, OutboundItem, Settlement, Store
+from responder.store.base import NewMail, NewOutbound, OutboundItem, Settlement, Store
 from responder.worker import Lease
 
 EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
@@ -52,13 +54,15 @@ class Delivery:
             content = await self._store.content(item.content_id) if item.content is None else item.content
         except KeyError:
             return Settlement(Event.FAIL, "the message is gone: retention removed it")
+        content = item.head.encode() + content
         envelope = Envelope(
             reverse_path=item.reverse_path,
             recipients=(item.recipient,),
             content=content,
-            smtputf8=needs_utf8(item),
+            smtputf8=needs_utf8(item, content),
             body8bit=not content.isascii(),
             id=item.id,
+            route=item.route,
         )
         async with self._room(item):
             if not self._lease.valid:  # we were stopped for so long that another one may have it by now
@@ -82,7 +86,7 @@ class Delivery:
         self._sending[item.domain] -= 1
         if not self._sending[item.domain]:
             del self._sending[item.domain]
-            self._rooms.pop(item.domain, None)
+            self._rooms.pop(self._destination(item), None)
         if ended is None:
             event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
             return
@@ -102,12 +106,17 @@ class Delivery:
     def _room(self, item: OutboundItem) -> asyncio.Semaphore:
         """One connection's worth of the item's destination. More than that is claimed, so that none stands idle."""
         table = self.config.delivery
-        destination = item.domain if table.transport == "mx" else ""
+        destination = self._destination(item)
         room = self._rooms.get(destination)
         if room is None:
             limit = table.concurrency if table.transport == "print" else table.connections_per_host
             room = self._rooms[destination] = asyncio.Semaphore(limit)
         return room
+
+    def _destination(self, item: OutboundItem) -> str:
+        """Whose connections the item takes: its route's, its domain's, or those of the one way out that there is ("")."""
+        transport = self.config.delivery.transport
+        return "" if transport == "print" else item.route or (item.domain if transport == "mx" else "")
 
     def _later(self, item: OutboundItem, reason: str) -> Settlement:
         pause = next_attempt(item.claim.attempts, self.config.delivery.retry, self._clock.jitter(0.0, 1.0))
@@ -125,6 +134,7 @@ class Delivery:
             return Settlement(Event.FAIL, reason)
         now = self._clock.now()
         identifier = self._clock.new_id()
+        message_id = f"<auto.{identifier}@{self.config.hostname}>"
         failed = FailedRecipient(
             address=parse(item.recipient),
             status=EXPIRED if expired else result.enhanced,
@@ -140,8 +150,10 @@ class Delivery:
             original=content,
             arrival=item.created_at,
             now=now,
-            message_id=f"<auto.{identifier}@{self.config.hostname}>",
+            message_id=message_id,
         )
+        if item.kind == "list":
+            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
         outbound = NewOutbound(
             id=identifier,
             kind="dsn",
@@ -158,6 +170,21 @@ class Delivery:
         return Settlement(Event.BOUNCE, reason, (outbound,), ((identifier, message),))
 
 
+def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:
+    """The DSN as a mail that has come to us: to ourselves it needs no SMTP, no trace field, and no luck with our own MX."""
+    return NewMail(
+        id=identifier,
+        received_at=now,
+        reverse_path="",  # RFC 5321 6.1
+        peer="",
+        helo="",
+        message_id=message_id,
+        content=message,
+        recipients=((item.return_to, BOUNCES),),
+        note=f"from ourselves: {item.id} was given up",
+    )
+
+
 def per_domain(table: DeliveryTable) -> int:
     """How many messages to one domain may be claimed: as many as there may be connections, and as many that wait for one."""
     return 2 * table.connections_per_host if table.transport == "mx" else places(table)
@@ -168,15 +195,23 @@ def places(table: DeliveryTable) -> int:
     return 2 * (table.connections_per_host if table.transport == "smarthost" else table.concurrency)
 
 
-def needs_utf8(item: OutboundItem) -> bool:
-    """Whether the message's own headers carry raw UTF-8: what we compose does only where an address has to."""
+def needs_utf8(item: OutboundItem, content: bytes) -> bool:
+    """Whether the message's own headers carry raw UTF-8 (RFC 6531 3.1).
+
+    What we compose does only where an address has to. What we pass on does where its sender said so: it came with SMTPUTF8, as
+    our own trace field tells, and its header is not ASCII. Stray octets of a sender who did not say so go on as they came.
+    """
     addresses = []
     for text in (item.reverse_path, item.recipient):
         try:
             addresses.append(parse(text))
         except AddressError:
             continue
-    return needs_smtputf8(*addresses)
+    if needs_smtputf8(*addresses):
+        return True
+    if content.isascii() or split_section(content).isascii():
+        return False
+    return " with UTF8SMTP" in Headers.parse(content).get("Received")
 
 
 def describe(result: RecipientResult) -> str:

@@ -15,8 +15,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Literal, TextIO
+
+WAITING = 10_000  # events that wait for observers; further ones are left out
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~\u00a1-\ud7ff\ue000-\ufffc]+")  # no space, quote, equals sign, backslash or control
 
@@ -28,6 +33,25 @@ def event(name: str, *, level: int = logging.INFO, error: BaseException | None =
     takes an underscore (`from_`). With `error`, its traceback goes along: for our own mistakes only."""
     if level >= _log.level:
         _log.write(_log.format(time.time(), level, name, fields, error), level)  # the one clock that no test may turn
+    if (watch := _watch) is not None:
+        watch.tell(name, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Who is told of events: `origin` is where it comes from, `call(name, fields)` tells it."""
+
+    origin: str
+    call: Callable[[str, Mapping[str, object]], None]
+
+
+def follow(observers: Sequence[Observer], patience: float = 0.0) -> None:
+    """Tell these of every event from now on, and no longer those of before; they get what happened until now, which is waited
+    for `patience` seconds."""
+    global _watch
+    before, _watch = _watch, _Watch(observers) if observers else None
+    if before is not None:
+        before.close(patience)
 
 
 def set_up(style: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:
@@ -97,15 +121,64 @@ class _Log:
                 self.stream.flush()
 
 
+class _Watch:
+    """The observers of one configuration, in a daemon thread: what they do, and how long it takes, is nothing to the mail."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+        self._failed: set[int] = set()
+        self._full = False
+        self._waiting: SimpleQueue[tuple[str, Mapping[str, object]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="responder-observers", daemon=True)
+        self._thread.start()
+
+    def tell(self, name: str, fields: Mapping[str, object]) -> None:
+        if self._waiting.qsize() < WAITING:
+            self._waiting.put((name, fields))
+        elif not self._full:
+            self._full = True
+            event("observers too slow", level=logging.WARNING, waiting=WAITING)
+
+    def close(self, patience: float) -> None:
+        self._waiting.put(None)
+        self._thread.join(patience)
+
+    def _work(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            name, given = waiting
+            fields = MappingProxyType({key.rstrip("_"): value for key, value in given.items() if value is not None})
+            for number, observer in enumerate(self._observers):
+                try:
+                    observer.call(name, fields)
+                except BaseException as error:  # a `SystemExit` would end the thread without a word
+                    if number not in self._failed:
+                        self._failed.add(number)
+                        _report(observer, error)
+
+
+def _report(observer: Observer, error: BaseException) -> None:
+    event("observer failed", level=logging.WARNING, origin=observer.origin, reason=type(error).__name__, error=error)
+
+
 class _Library(logging.Handler):
-    """What comes through `logging`."""
+    """What comes through `logging`: the lines of libraries, and those of agents (`Context.log`) as `agent` events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        agent: Mapping[str, object] | None = getattr(record, "fields", None)
+        text = _message(record)
+        if agent is not None:
+            event("agent", level=record.levelno, error=error, **agent, text=text)
+            return
         fields = {"logger": record.name}
-        _log.write(
-            _log.format(record.created, record.levelno, _visible(record.getMessage()), fields, error), record.levelno
-        )
+        _log.write(_log.format(record.created, record.levelno, _visible(text), fields, error), record.levelno)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # its arguments do not fit: no reason to fail whoever logs
+        return f"{record.msg} {record.args!r}"
 
 
 def _time(at: float) -> str:
@@ -134,3 +207,4 @@ def _visible(text: str) -> str:
 
 
 _log = _Log()
+_watch: _Watch | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from responder.agents.load import AgentType, PluginError, load
+from responder.agents.load import PluginError, Plugins, load_plugins, stand_ins
 from responder.answering.setup import Setup, set_up
 from responder.clock import Clock
 from responder.config import Config, unsupported
@@ -23,17 +24,18 @@ def prepare(config: Config, file: Path) -> Setup:
     for notice in unsupported(config):
         if notice.fatal:
             raise StartError(f"{file}: {notice}")
-    agents = load_agents(config, file)
+    plugins = find_plugins(config, file)
     try:
-        return set_up(config, agents)
+        agents = stand_ins(plugins, [inbox.agent for inbox in config.inboxes.values()])
+        return replace(set_up(config, agents), plugins=plugins)
     except PluginError as error:
         raise StartError(f"{file}: {error}") from error
 
 
-def load_agents(config: Config, file: Path) -> dict[str, AgentType]:
-    """Every agent that a configuration can use. Raises `StartError`."""
+def find_plugins(config: Config, file: Path) -> Plugins:
+    """Everything that the plugins of a configuration bring. Raises `StartError`."""
     try:
-        return load(config.plugins)
+        return load_plugins(config.plugins, skip_broken=config.broken_plugins == "skip")
     except PluginError as error:
         raise StartError(f"{file}: plugins: {error}") from error
 

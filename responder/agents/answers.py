@@ -68,7 +68,8 @@ class Distribute:
 
     Each address must be allowed by the inbox's `targets` (`"*"` allows all). `name` is what people call the list.
     `discussion`: a reply goes to the list; else to the author, and nobody else may post. `one_click` is, by address of a
-    member, the https address at which a POST unsubscribes it. What fails to be delivered comes back to `Agent.bounced`.
+    member, the https address at which a POST unsubscribes it; `tokens`, in the same way, what proves in a mail to
+    `list+unsubscribe-TOKEN` whose it is. What fails to be delivered comes back to `Agent.bounced`.
     """
 
     to: Sequence[str]
@@ -76,6 +77,7 @@ class Distribute:
     subject_prefix: str | None = None
     discussion: bool = True
     one_click: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 Answer = Reply | Forward | HandOver | Distribute | str | None

@@ -2,79 +2,128 @@
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import FunctionType
-from typing import Any, get_args
+from typing import Any, NoReturn
 
-import pluggy
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from responder.agents import hookspecs
-from responder.agents.answers import Answer
-from responder.agents.base import Agent, Kind, Mail
+from responder.agents.base import Agent, Mail
 from responder.agents.files import fresh, import_file
+from responder.agents.hookspecs import Command
+from responder.agents.registry import AgentType, PluginError, Registered, agent_type, one_line, register
+from responder.observe import Observer
+
+__all__ = ["AgentType", "PluginError", "Plugins", "load", "load_plugins", "one_line", "stand_ins"]
 
 GROUP = "responder"
 
 
-class PluginError(Exception):
-    """A plugin that can't be used; one line that names it and the reason."""
-
-
 @dataclass(frozen=True, slots=True)
-class AgentType:
-    """An agent that may be given to inboxes. `build` makes one from its validated settings; `source` is the plugin file, or
-    the module of an installed one."""
+class Plugins:
+    """What all plugins bring, by name; `origins` are those of the commands. `broken` are the plugins that can't be used and
+    were skipped: one line each."""
 
-    name: str
-    origin: str
-    source: Path | str
-    settings: type[BaseModel]
-    kind: str
-    interval: float
-    reads_automatic_mail: bool
-    isolated: bool
-    summary: str
-    build: Callable[[BaseModel], Agent]
+    agents: Mapping[str, AgentType] = field(default_factory=dict)
+    commands: Mapping[str, Command] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    observers: tuple[Observer, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 def load(folders: Sequence[Path]) -> dict[str, AgentType]:
-    """Every agent there is, by name. A file in a folder takes the place of an installed module of the same file name.
+    """Every agent there is, by name. Raises `PluginError`: see `load_plugins`."""
+    return dict(load_plugins(folders).agents)
 
-    Files are read afresh each time, what they import from their folder too. Raises `PluginError` for a folder that is
-    missing, a plugin that fails to import, and a name that is registered twice; then the modules of before stay.
+
+def load_plugins(folders: Sequence[Path], *, skip_broken: bool = False) -> Plugins:
+    """Everything that plugins bring. A file in a folder takes the place of an installed module of the same file name.
+
+    Files are read afresh each time, what they import from their folder too. Raises `PluginError` for a folder that is missing,
+    a plugin that can't be used (its import fails, an unknown hook, something that is no agent), and a name that is registered
+    twice; then the modules of before stay. With `skip_broken` such a plugin is left out and named, and of two that register one
+    name the second is; only the folders must be there.
     """
     files = _files(folders)
     with fresh([folder.resolve() for folder in folders]):
-        return _load(files)
+        return _load(files, skip_broken)
 
 
-def _load(files: dict[str, Path]) -> dict[str, AgentType]:
-    plugins = pluggy.PluginManager(GROUP)
-    plugins.add_hookspecs(hookspecs)
-    modules: list[tuple[str, Path | str, Callable[[], Any]]] = [
+def stand_ins(plugins: Plugins, wanted: Iterable[str]) -> dict[str, AgentType]:
+    """The agents, and where plugins are broken one in place of each that is wanted and not there: it may well be in one of
+    them. It fails, so that the mail is kept and tried again rather than refused or lost."""
+    agents = dict(plugins.agents)
+    for name in wanted if plugins.broken else ():
+        agents.setdefault(name, _stand_in(name, plugins.broken))
+    return agents
+
+
+def _stand_in(name: str, broken: Sequence[str]) -> AgentType:
+    reason = f"its plugin is broken: {'; '.join(broken)}"
+
+    class StandIn(Agent):
+        """Stands in for an agent whose plugin can't be used."""
+
+        Settings = _AnySettings
+        reads_automatic_mail = True  # a forwarder's mail must not fall silent meanwhile
+
+        async def answer(self, mail: Mail) -> NoReturn:
+            raise PluginBroken(reason)
+
+    return replace(agent_type(name, StandIn, "a broken plugin", ""), broken=reason)
+
+
+class PluginBroken(Exception):  # noqa: N818 - history shows the name
+    """The agent asked for is in a plugin that can't be used."""
+
+
+class _AnySettings(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+def _load(files: dict[str, Path], skip_broken: bool) -> Plugins:
+    sources: list[tuple[str, Path | str, Callable[[], Any]]] = [
         (str(path), path, partial(import_file, path)) for path in files.values()
     ]
-    modules += [
+    sources += [
         (f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value, entry.value, entry.load)
         for entry in _installed()
         if entry.value.rpartition(".")[2] not in files
     ]
-    found: dict[str, AgentType] = {}
-    for origin, source, importer in modules:
-        for agent in _agents_of(plugins, origin, source, importer):
-            if agent.name in found:
-                raise PluginError(
-                    f'{origin}: the agent "{agent.name}" is already there, from {found[agent.name].origin}'
-                )
-            found[agent.name] = agent
-    return dict(sorted(found.items()))
+    agents: dict[str, AgentType] = {}
+    commands: dict[str, Command] = {}
+    origins: dict[str, str] = {}
+    observers: list[Observer] = []
+    broken: list[str] = []
+    for origin, source, importer in sources:
+        try:
+            found = register(origin, source, importer)
+            _check_names(found, origin, agents, origins)
+        except PluginError as error:
+            if not skip_broken:
+                raise
+            broken.append(str(error))
+            continue
+        agents |= {agent.name: agent for agent in found.agents}
+        commands |= {command.name: command for command in found.commands}
+        origins |= {command.name: origin for command in found.commands}
+        observers += found.observers
+    return Plugins(
+        dict(sorted(agents.items())), dict(sorted(commands.items())), origins, tuple(observers), tuple(broken)
+    )
+
+
+def _check_names(found: Registered, origin: str, agents: Mapping[str, AgentType], commands: Mapping[str, str]) -> None:
+    """Whether the names are new, and each is there once. Raises `PluginError`."""
+    there = {("agent", name): agent.origin for name, agent in agents.items()}
+    there |= {("command", name): place for name, place in commands.items()}
+    for key in [("agent", agent.name) for agent in found.agents] + [("command", one.name) for one in found.commands]:
+        if key in there:
+            raise PluginError(f'{origin}: the {key[0]} "{key[1]}" is already there, from {there[key]}')
+        there[key] = origin
 
 
 def _files(folders: Sequence[Path]) -> dict[str, Path]:
@@ -98,106 +147,3 @@ def _installed() -> list[EntryPoint]:
     """Entry points, each module once: one that registers several agents may be named by each of them."""
     found = {entry.value: entry for entry in entry_points(group=GROUP)}
     return sorted(found.values(), key=lambda entry: entry.value)
-
-
-def _agents_of(
-    plugins: pluggy.PluginManager, origin: str, source: Path | str, importer: Callable[[], Any]
-) -> list[AgentType]:
-    """What one plugin registers, by its hook and by `@agent` functions."""
-    try:
-        module = importer()
-        plugins.register(module, name=origin)
-        plugins.check_pending()
-        named = _hooked(plugins, module) + [
-            (member.__responder_agent__, member)
-            for member in vars(module).values()
-            if inspect.isfunction(member) and hasattr(member, "__responder_agent__")
-        ]
-        if not named:
-            raise PluginError(
-                "it registers no agent: write `responder_agents` with @hookimpl, or a function with @agent"
-            )
-        # One thing under two names of the module is still one.
-        distinct = {(name, id(thing)): (name, thing) for name, thing in named}.values()
-        return [_agent_type(name, thing, origin, source) for name, thing in distinct]
-    except PluginError as error:
-        raise PluginError(f"{origin}: {error}") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin that ends the program at its import, too
-        raise PluginError(f"{origin}: {type(error).__name__}: {one_line(error)}") from error
-
-
-def _hooked(plugins: pluggy.PluginManager, module: object) -> list[tuple[object, object]]:
-    """What the hook of one module returns."""
-    hook = getattr(module, "responder_agents", None)
-    if hook is None or plugins.parse_hookimpl_opts(module, "responder_agents") is None:
-        return []
-    agents = hook()
-    if not isinstance(agents, Mapping):
-        if inspect.iscoroutine(agents):
-            agents.close()
-        raise PluginError(f"responder_agents must return a dict of agents, not {type(agents).__name__}")
-    return list(agents.items())
-
-
-def _agent_type(name: object, thing: object, origin: str, source: Path | str) -> AgentType:
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise PluginError(f"an agent's name must be a text, not {name!r}")
-    if inspect.isfunction(thing):
-        thing = _as_class(thing)
-    if not inspect.isclass(thing) or not issubclass(thing, Agent):
-        raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
-    if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
-        raise PluginError(f'the Settings of "{name}" must be a pydantic model')
-    if thing.kind not in get_args(Kind):
-        raise PluginError(f'the kind of "{name}" must be one of {", ".join(get_args(Kind))}')
-    if not isinstance(thing.interval, int | float) or not 0 <= thing.interval < math.inf:
-        raise PluginError(f'the interval of "{name}" must be a number of seconds')
-    if thing.answer is Agent.answer:
-        raise PluginError(f'"{name}" has no method `answer`')
-    return AgentType(
-        name=name,
-        origin=origin,
-        source=source,
-        settings=thing.Settings,
-        kind=thing.kind,
-        interval=thing.interval,
-        reads_automatic_mail=bool(thing.reads_automatic_mail),
-        isolated=bool(thing.isolated),
-        summary=(inspect.getdoc(thing) or "").partition("\n")[0],
-        build=thing,
-    )
-
-
-def _as_class(function: FunctionType) -> type[Agent]:
-    """A function of a mail, or of a mail and a context, as an agent like any other. Raises `PluginError`."""
-    wanted = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    with_context = len(wanted) > 1 and wanted[1].default is inspect.Parameter.empty
-
-    if inspect.iscoroutinefunction(function):
-
-        async def answer(self: Agent, mail: Mail) -> Answer:
-            result: Answer = await (function(mail, self.context) if with_context else function(mail))
-            return result
-
-    else:
-
-        def answer(self: Agent, mail: Mail) -> Answer:  # type: ignore[misc]
-            result: Answer = function(mail, self.context) if with_context else function(mail)
-            return result
-
-    traits = getattr(function, "__responder_traits__", {})
-    return type(function.__name__, (Agent,), {"__doc__": function.__doc__, "answer": answer, **traits})
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says of itself, whatever it is."""
-    try:
-        return " ".join(str(error).split())[:300]
-    except Exception:
-        return "(it does not say what)"

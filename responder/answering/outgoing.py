@@ -125,6 +125,7 @@ class Outgoing:
         if not members:
             return Settlement(Event.SILENCE, "no-members: there is nobody to send it on to")
         links = {sender_key(member): link for member, link in answer.one_click.items()}
+        tokens = {sender_key(member): token for member, token in answer.tokens.items()}
         content_id = self._clock.new_id()
         outbound = []
         try:
@@ -141,7 +142,7 @@ class Outgoing:
             for member in members:
                 identifier = self._clock.new_id()
                 path = bounce_address(identifier, self._recipient)
-                head = member_head(self._recipient, "", links.get(member.key, ""))
+                head = member_head(self._recipient, tokens.get(member.key, ""), links.get(member.key, ""))
                 one = self._outbound("list", identifier, content_id, member, path, return_to=path)
                 outbound.append(replace(one, head=head))
         except ValueError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from responder.agents.base import Agent
 from responder.agents.context import Context
 from responder.agents.host import Inbox, build
-from responder.agents.load import AgentType, PluginError
+from responder.agents.load import AgentType, PluginError, Plugins
 from responder.agents.router import Router
 from responder.answering.memory import InboxState
 from responder.clock import Clock
@@ -18,7 +18,7 @@ from responder.config import Config
 from responder.config import Inbox as InboxTable
 from responder.config.errors import dotted
 from responder.mail.address import Address, AddressError, parse
-from responder.mail.automatic import Policy, same_mailbox
+from responder.mail.automatic import Policy
 from responder.store.base import Store
 
 DAY = 86400.0
@@ -37,6 +37,7 @@ class Setup:
     policy: Policy
     policies: Mapping[str, Policy]  # of inboxes that answer for several addresses
     rooms: Mapping[str, int]  # how many runs of inboxes that do not have the default
+    plugins: Plugins = field(default_factory=Plugins)  # what else they bring: observers, and what was skipped
 
 
 def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
@@ -46,7 +47,7 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
     for name, table in config.inboxes.items():
         kind, agent = build(name, agents, table.agent, table.settings)
         role = table.kind or kind.kind
-        isolated = kind.isolated if table.isolated is None else table.isolated
+        isolated = not kind.broken and (kind.isolated if table.isolated is None else table.isolated)
         usual = min(PROCESSES, config.answering.per_inbox) if isolated else config.answering.per_inbox
         inboxes[name] = Inbox(
             name=name,
@@ -101,7 +102,7 @@ def own_addresses(table: InboxTable, inbox: Inbox) -> frozenset[str]:
 
 
 def _same(keys: frozenset[str], written: Address, recipient: Address) -> bool:
-    return same_mailbox(written, recipient) or written.key in keys
+    return written.key in keys
 
 
 def _inner(setup: Setup, inbox: str, name: str, settings: Mapping[str, Any]) -> Agent:

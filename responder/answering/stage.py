@@ -116,8 +116,8 @@ class Answering:
         turn = Turn(inbox.name)
         with turn:
             await self._host.bounced(inbox, Bounce(sent[1], *said))
-        reason = f"bounce-counted: {inbox.name} was told of {sent[1]}"
-        return Settlement(Event.SILENCE, reason, memory=turn.memory)
+        told = f"{inbox.name} was told of {sent[1]}"
+        return Settlement(Event.SILENCE, f"bounce-counted: {told}", memory=turn.memory)
 
     def broken(self, item: InboundItem, error: Exception) -> Settlement:
         """Our own mistake: tried again like an agent's."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from responder.cli import check, plugins, queue, serve, trial
+from responder.cli import check, new, plugins, queue, serve, trial, verbs
 from responder.cli.output import harmless
 from responder.config import ConfigError
 from responder.start import StartError
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that isn't UTF-8 still shows all mail
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser(words).parse_args(words)
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -56,15 +57,15 @@ def _open_standard_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The whole command line; with the verbs of plugins where these words need them."""
     top = argparse.ArgumentParser(
         prog="responder",
         description="An e-mail agent server: mail comes in by SMTP, its inbox's agent answers, the answer leaves through the MX.",
         epilog="`responder VERB --help` says more. Exit status: 0 done, 1 the work failed, 2 bad usage or configuration.",
     )
     top.add_argument("--version", action="version", version=f"responder {_version()}")
-    verbs = top.add_subparsers(metavar="VERB", title="verbs", required=True)
+    places = top.add_subparsers(metavar="VERB", title="verbs", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--config",
@@ -72,8 +73,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the configuration (default: config/responder.toml here, else /etc/responder/responder.toml)",
     )
-    for group in (serve, check, plugins, trial, queue):
-        group.add(verbs, common)
+    for group in (serve, check, plugins, new, trial, queue):
+        group.add(places, common)
+    verbs.add(top, places, common, words)
     return top
 
 

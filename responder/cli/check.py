@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from responder.cli.options import Verbs, configuration
-from responder.cli.output import print_json, print_table
+from responder.cli.output import harmless, print_json, print_table
 from responder.config import format_duration, unsupported
 from responder.start import look_around, prepare
 
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
                     for name, inbox in setup.inboxes.items()
                 },
                 "notices": [{"key": notice.key, "reason": notice.reason} for notice in notices],
+                "broken_plugins": list(setup.plugins.broken),
             }
         )
         return 0
@@ -73,5 +74,8 @@ def run(options: argparse.Namespace) -> int:
     )
     for notice in notices:
         sys.stdout.write(f"\nnotice: {notice}")
-    sys.stdout.write(("\n" if notices else "") + "\nThe configuration is good.\n")
+    for reason in setup.plugins.broken:
+        sys.stdout.write(f"\nbroken plugin, skipped: {harmless(reason)}")
+    remarks = notices or setup.plugins.broken
+    sys.stdout.write(("\n" if remarks else "") + "\nThe configuration is good.\n")
     return 0

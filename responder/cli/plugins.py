@@ -8,7 +8,7 @@ import sys
 
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import bold, harmless, print_json
-from responder.start import load_agents
+from responder.start import find_plugins
 
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -24,8 +24,11 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
-    agents = load_agents(config, file)
+    found = find_plugins(config, file)
+    agents = found.agents
     if options.json:
+        for reason in found.broken:  # not among the agents: a program would take it for one
+            sys.stderr.write(f"responder: broken plugin, skipped: {harmless(reason)}\n")
         print_json(
             {
                 agent.name: {
@@ -49,4 +52,11 @@ def run(options: argparse.Namespace) -> int:
             kind = schema.get("type") or " or ".join(one.get("type", "?") for one in schema.get("anyOf", [])) or "any"
             default = f", default {json.dumps(schema['default'], ensure_ascii=False)}" if "default" in schema else ""
             sys.stdout.write(harmless(f"    {name}: {kind}{default}") + "\n")
+    for command in found.commands.values():
+        sys.stdout.write(f"{bold(f'responder {command.name}')}  (verb, from {harmless(found.origins[command.name])})\n")
+        sys.stdout.write(f"    {harmless(command.help)}\n")
+    for observer in found.observers:
+        sys.stdout.write(f"{bold('observer')}  (of events, from {harmless(observer.origin)})\n")
+    for reason in found.broken:
+        sys.stdout.write(f"{bold('broken, skipped')}  {harmless(reason)}\n")
     return 0

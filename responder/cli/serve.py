@@ -9,13 +9,19 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from responder.cli.options import Verbs, configuration
 from responder.clock import SystemClock
-from responder.config import load
-from responder.observe import event, flush, set_up
+from responder.config import Config, load, local_file
+from responder.observe import event, flush, follow, set_up
 from responder.start import StartError
+
+if TYPE_CHECKING:
+    from responder.app import Server
 
 FAILED = 1
 PATIENCE = 1.0  # seconds that standard output gets at the end
@@ -29,6 +35,9 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         description="Run the server until SIGTERM or SIGINT, which let it finish what it has begun. SIGHUP reads the"
         " configuration and the plugins again; a bad one is refused and the old one stays.",
     )
+    verb.add_argument(
+        "--watch", action="store_true", help="reload as at SIGHUP when a plugin file or the configuration is saved"
+    )
     verb.set_defaults(run=run)
 
 
@@ -39,10 +48,21 @@ def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
     set_up("json" if config.log.format == "json" else "text", config.log.level)
 
+    def reload() -> Config:
+        nonlocal config
+        config = load(options.config, os.environ)
+        return config
+
+    def watched() -> list[Path]:
+        local = local_file(file)
+        return [file, *([local] if local else []), *config.plugins]
+
     async def serve() -> int:
-        server = Server(config, file, partial(load, options.config, os.environ), SystemClock())
+        server = Server(config, file, reload, SystemClock())
+        tasks: list[asyncio.Task[None]] = []
+        begin = partial(_watch, server, watched, tasks) if options.watch else None
         try:
-            await server.run()
+            await server.run(begin)
         except StartError:
             raise
         except (Exception, asyncio.CancelledError) as error:  # cancelled: by an agent, for nobody else does
@@ -51,10 +71,14 @@ def run(options: argparse.Namespace) -> int:
             status = FAILED
         else:
             status = 0
+        finally:
+            for task in tasks:
+                task.cancel()
         stuck = server.host.stuck
         # The store is closed and the queue safe; what does not end, agents or a terminal, would be waited for, for ever.
         if stuck:
             event("agents left behind", level=logging.WARNING, agents=stuck)
+        follow((), PATIENCE)
         if not _shown() or stuck:
             flush()
             os._exit(status)
@@ -65,6 +89,17 @@ def run(options: argparse.Namespace) -> int:
             return runner.run(serve())
     finally:
         flush()
+
+
+def _watch(server: Server, paths: Callable[[], list[Path]], tasks: list[asyncio.Task[None]]) -> None:
+    """Begin to reload at each change."""
+    from responder.watch import Watcher
+
+    async def changed(files: list[Path]) -> None:
+        event("changed", files=", ".join(map(str, files)))
+        await server.reload()
+
+    tasks.append(asyncio.create_task(Watcher(paths, SystemClock()).run(changed), name="watch"))
 
 
 def _shown() -> bool:

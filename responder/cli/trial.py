@@ -27,7 +27,6 @@ from responder.mail.thread import message_id
 from responder.start import StartError, prepare
 from responder.store.base import Claim, InboundItem, Memory, Settlement, Store, Window
 
-
 PATIENCE = 5.0  # seconds that an agent gets to stop in
 
 

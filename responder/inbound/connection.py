@@ -69,6 +69,11 @@ class Connection(SMTP):
         if refusal is not None:
             self.hang_up(refusal)
             return
+        self._greet()
+
+    def _greet(self) -> None:
+        """Say the first line (RFC 5321 4.2)."""
+        assert self.transport is not None
         self.transport.write(f"220 {self._shared.hostname} ESMTP\r\n".encode())
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -180,7 +185,7 @@ class Connection(SMTP):
             if self._overlong:
                 self._overlong = False
                 self._refuse(replies.LINE_TOO_LONG)
-                if self._closing:
+                if self._closing or self._waiting:
                     return None
                 continue
             return line[:-1] if line.endswith(b"\r") else line

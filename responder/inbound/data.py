@@ -11,14 +11,14 @@ END = b"\r\n.\r\n"
 class DataReceiver:
     """Collects one message. Past `limit` octets it keeps nothing but goes on looking for the end."""
 
-    __slots__ = ("_buffer", "_limit", "_scanned", "_stuffed", "too_big")
+    __slots__ = ("_buffer", "_scanned", "_stuffed", "limit", "too_big")
 
     def __init__(self, limit: int) -> None:
         # The CRLF that ended the DATA command also begins the message: ".<CRLF>" at once is an empty one.
         self._buffer = bytearray(b"\r\n")
         self._scanned = 0
         self._stuffed = 0  # dots in the buffer that `take` will leave out: the limit is on what is left (RFC 1870 6.2)
-        self._limit = limit
+        self.limit = limit
         self.too_big = False
 
     def feed(self, data: bytes | bytearray) -> bytes | bytearray | None:
@@ -32,7 +32,7 @@ class DataReceiver:
                 # Only what is new is looked at; "\r\n" may have come before its dot.
                 self._stuffed += self._buffer.count(b"\r\n.", max(0, known - 2))
                 # 2: the CRLF in front. 1: behind "\r\n." a last "\r" may belong to the end.
-                self.too_big = len(self._buffer) - 2 - self._stuffed - 1 > self._limit
+                self.too_big = len(self._buffer) - 2 - self._stuffed - 1 > self.limit
             if self.too_big:
                 del self._buffer[: self._scanned]
                 self._scanned = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from responder.config import Listen
@@ -17,8 +18,32 @@ BACKLOG = 1024
 SWEEP = 5.0  # seconds between two looks for sessions whose time is over: one timer for all of them
 
 
+Socket = socket.socket
+
+
 class ListenError(Exception):
     """A listening socket could not be opened; the message names the address and the reason."""
+
+
+def bind(address: tuple[str, int]) -> Socket:
+    """A TCP socket bound to `(host, port)`, before there is an event loop; it does not listen yet. A host with several
+    addresses has the first of them. Raises `OSError`."""
+    family, kind, *_ = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@cache
+def own_name() -> str:
+    """This machine's name, as full as the resolver knows it; asked for once, as that may take a while."""
+    return socket.getfqdn()
 
 
 class Listener:
@@ -40,6 +65,14 @@ class Listener:
             self.stop()
             raise
         self._sweeper = asyncio.create_task(self._sweep())
+
+    async def adopt(self, sock: Socket, session: Callable[[], Session]) -> asyncio.Server:
+        """Serve a socket that was bound before, with sessions of its own kind. It may be closed by itself."""
+        server = await asyncio.get_running_loop().create_server(session, sock=sock, backlog=BACKLOG)
+        self._servers.append(server)
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+        return server
 
     async def _open(self, listen: Listen) -> None:
         loop = asyncio.get_running_loop()

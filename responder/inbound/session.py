@@ -187,7 +187,7 @@ class Session(Connection):
         self._buffer += rest
         self._data = None
         content = b"" if data.too_big else data.take()
-        if data.too_big or len(content) > self._shared.limits.message_size:
+        if data.too_big or len(content) > data.limit:
             self._end_transaction(replies.TOO_BIG)
         elif has_bare_line_end(content):
             self._end_transaction(replies.BARE_LINE_END)

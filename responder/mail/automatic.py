@@ -19,6 +19,7 @@ from typing import Final
 
 from responder.mail.address import Address, AddressError, from_header, parse, split_tag, unquote
 from responder.mail.headers import Headers, clean
+from responder.mail.mailboxes import mailboxes
 from responder.mail.marks import MAX_VALUE, ROWS, SENDERS, SPAM, bare
 
 LOOP_HEADER: Final = "X-Responder-Loop"
@@ -69,6 +70,10 @@ def same_mailbox(one: Address, other: Address) -> bool:
     return one.domain == other.domain and _name(one) == _name(other)
 
 
+def _no_other(written: Address, recipient: Address) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the gate has to know of us."""
@@ -76,7 +81,7 @@ class Policy:
     hostname: str
     is_ours: Callable[[Address], bool]  # mail to that address comes back to us: an inbox or an alias of one
     is_bounce: Callable[[Address], bool] = is_bounce_address  # asked about recipients, so about our domains only
-    same_inbox: Callable[[Address, Address], bool] = same_mailbox  # (written, recipient): also true for an alias
+    same_inbox: Callable[[Address, Address], bool] = _no_other  # (written, recipient): another name of the inbox
     answer_postmaster: bool = False
     spam_headers: tuple[str, ...] = ()  # fields of a scanner that the operator trusts: yes, true or spam suppresses
 
@@ -101,7 +106,7 @@ def judge(
         or _judge_sender(reverse_path, recipient, headers, policy)
         or _judge_headers(headers, policy)
         or _judge_verdicts(verdicts)
-        or (_judge_addressed(recipient, headers, policy) if personal else None)
+        or (_judge_for_person(reverse_path, recipient, headers, policy) if personal else None)
     )
 
 
@@ -164,7 +169,8 @@ def _judge_name(field: str, address: Address, recipient: Address, policy: Policy
     """The reasons that lie in one address, of the envelope or of From."""
     if same_mailbox(address, recipient):
         return _reason("recipient-itself", field, str(address))
-    if policy.is_ours(address):
+    untagged = Address(split_tag(address.local)[0], address.domain)
+    if policy.is_ours(address) or policy.same_inbox(address, recipient) or policy.same_inbox(untagged, recipient):
         return _reason("own-address", field, str(address))
     name = _name(address)
     if name == "postmaster" and not policy.answer_postmaster:
@@ -201,16 +207,39 @@ def _judge_verdicts(verdicts: Verdicts | None) -> Reason | None:
 _ADDRESSED: Final = ("To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc")
 
 
+def _judge_for_person(reverse_path: str, recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
+    """What only those who answer in a person's name care about: there Pigeonhole's silence is ours, to the letter."""
+    if "-request" in unquote(reverse_path.strip("<> ").rpartition("@")[0]).casefold():  # `feature-requests`, too
+        return _reason("list-sender", "MAIL FROM", reverse_path)
+    for written in headers.written("Auto-Submitted"):
+        if written.lower() != b"no":  # with a comment, a fold or a space behind it, too
+            return _reason("auto-submitted", "Auto-Submitted", written.decode("utf-8", "replace"))
+    return _judge_addressed(recipient, headers, policy)
+
+
 def _judge_addressed(recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
     """RFC 5230 4.5: whoever is not named was reached through a list or an alias that the sender may not know."""
     for name in _ADDRESSED:
-        for address in _addresses(headers, name):
-            if same_mailbox(address, recipient) or policy.same_inbox(address, recipient):
-                return None
+        left = MAX_ADDRESSES
+        for value in headers.all(name):
+            if left <= 0:
+                break
+            # What is cut off there ends in no address, so that no shorter one is read out of it.
+            for address in mailboxes(value if len(value) <= left else f"{value[:left]}\0"):
+                if _names(address, recipient) or policy.same_inbox(address, recipient):
+                    return None
+            left -= len(value) + FIELD_COST
     return _reason("not-addressed", "recipient", str(recipient))
 
 
-# What most From and To fields are: one mailbox, with or without a plain name. All else takes the full parser, which costs ten
+def _names(written: Address, recipient: Address) -> bool:
+    """Whether that is how a sender writes to the recipient: with its tag or without one. Another tag is another name."""
+    return same_mailbox(written, recipient) and (
+        written.key == recipient.key or not split_tag(unquote(written.local))[1]
+    )
+
+
+# What most From fields are: one mailbox, with or without a plain name. All else takes the full parser, which costs ten
 # times as much.
 _SIMPLE = re.compile(
     r"""(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]+)>|([^\s"\\(),:;<>\[\]]+))"""

@@ -36,8 +36,8 @@ class Path:
         return "" if self.address is None else str(self.address)
 
 
-def parse_path(keyword: str, argument: str) -> Path:
-    """Read `FROM:<a@b> SIZE=1` for the keyword `FROM`.
+def split_path(keyword: str, argument: str) -> tuple[str, dict[str, str | None]]:
+    """Read `FROM:<a@b> SIZE=1` for the keyword `FROM`: the path as written, without brackets and source route, and parameters.
 
     Parameter names come back in upper case, their values as written (None where there is none).
     Raises `EnvelopeError` and `PathError`; the text of neither repeats the input.
@@ -50,13 +50,22 @@ def parse_path(keyword: str, argument: str) -> Path:
     bracketed, bare, rest = match.groups()
     text = bare if bracketed is None else bracketed
     parameters = _parameters(rest) if rest else {}
-    if not text:
-        return Path(None, parameters)
     if text.startswith("@"):
         route = _ROUTE.match(text)
         if route is None:
             raise PathError("malformed source route")
         text = text[route.end() :]
+    return text, parameters
+
+
+def parse_path(keyword: str, argument: str) -> Path:
+    """Read `FROM:<a@b> SIZE=1` for the keyword `FROM`, with its address.
+
+    Raises `EnvelopeError` and `PathError` as `split_path` does, and `PathError` where the address is none.
+    """
+    text, parameters = split_path(keyword, argument)
+    if not text:
+        return Path(None, parameters)
     if text.lower() == "postmaster" and keyword == "TO":  # RFC 5321 4.1.1.3: without a domain
         return Path(Address("postmaster", ""), parameters)
     try:

@@ -77,6 +77,10 @@ class Headers:
         """Every field of that name, in order."""
         return [_unfold(value) for value in self._fields.get(_key(name), ())]
 
+    def written(self, name: str) -> list[bytes]:
+        """Every field of that name to the octet, from the first that is no white space: folds and spaces behind included."""
+        return list(self._fields.get(_key(name), ()))
+
     def count(self, name: str) -> int:
         """How many fields of that name there are."""
         return len(self._fields.get(_key(name), ()))

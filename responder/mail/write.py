@@ -109,17 +109,24 @@ def mailbox_field(name: str, display: str, address: Address) -> str:
     if _CONTROL.search(spec):
         raise ValueError("an address with control characters")
     spec = well_formed(spec)
-    display = line_text(display, MAX_NAME)
-    if not display:
-        return f"{name}: {spec}\r\n"
+    return phrase_field(name, display, f"<{spec}>") if line_text(display, MAX_NAME) else f"{name}: {spec}\r\n"
+
+
+def phrase_field(name: str, phrase: str, rest: str) -> str:
+    """A field that names something for people and then for programs, `List-Id: Garden club <garden.example.org>`, CRLF at
+    its end. `rest` is written as it is; the phrase may be blank."""
+    phrase = line_text(phrase, MAX_NAME)
     field = _Field(name)
-    if _must_encode(display, width=MAX_NAME):
-        field.add_encoded(display)
-    elif _ATOMS.fullmatch(display):
-        field.add([display])
+    if not phrase:
+        field.add([rest])
+        return field.end()
+    if _must_encode(phrase, width=MAX_NAME):
+        field.add_encoded(phrase)
+    elif _ATOMS.fullmatch(phrase):
+        field.add([phrase])
     else:
-        field.add(['"' + display.replace("\\", "\\\\").replace('"', '\\"') + '"'])
-    field.add([f" <{spec}>"])
+        field.add(['"' + phrase.replace("\\", "\\\\").replace('"', '\\"') + '"'])
+    field.add([f" {rest}"])
     return field.end()
 
 

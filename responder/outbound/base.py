@@ -18,6 +18,7 @@ class Envelope:
     smtputf8: bool = False  # a header carries raw UTF-8 (RFC 6532); addresses that need it are noticed anyway
     body8bit: bool = False  # the content has octets above 127 (RFC 6152)
     id: str = ""  # the queue's name for it, for logs and for what is kept of it; no host sees it
+    route: str = ""  # "host:port" or "[v6]:port": this host, which the operator named, in place of all others
     probe: bool = False  # ask whether the recipients would be accepted, and send nothing
 
 

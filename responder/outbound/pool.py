@@ -14,8 +14,9 @@ from typing import NamedTuple
 from responder.clock import Clock
 from responder.outbound.session import ClientSession
 
-Key = tuple[str, int]
-"""Host name and port."""
+Key = tuple[str, int, bool]
+"""Host name, port, and whether the operator named that host: only then may its address be a private one, so a connection that
+was made under that permission must never serve a host which a stranger's MX record names."""
 
 
 class _Idle(NamedTuple):

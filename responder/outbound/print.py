@@ -89,7 +89,8 @@ def render(envelope: Envelope, path: Path | None = None) -> str:
     """A mail for people: the envelope, the headers that matter, and the text. What a terminal would obey is made harmless."""
     message = Message(envelope.content)
     recipients = ", ".join(f"<{recipient}>" for recipient in envelope.recipients)
-    lines = [f"──── mail from <{envelope.reverse_path}> to {recipients} "]
+    way = f" by {envelope.route}" if envelope.route else ""
+    lines = [f"──── mail from <{envelope.reverse_path}> to {recipients}{way} "]
     lines[0] += "─" * max(4, 78 - len(lines[0]))
     lines += [f"{name}: {message.headers.text(name)}" for name in SHOWN if name in message.headers]
     text = message.text.rstrip()

@@ -1,4 +1,4 @@
-"""The ways out: to the hosts of each recipient's domain, or all to one smarthost.
+"""The ways out: to the hosts of each recipient's domain, or to one host that the operator named.
 
     hosts by preference -> addresses of each -> may it be reached? -> kept connection or a new one -> one transaction
 
@@ -23,7 +23,7 @@ from responder.mail.status import Failure, FailureError, Outcome, Scope, Trouble
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import TIMEOUTS, Timeouts
 from responder.outbound.mx import Host, find_hosts, host_addresses
-from responder.outbound.pool import Pool
+from responder.outbound.pool import Key, Pool
 from responder.outbound.reach import refusal
 from responder.outbound.session import ClientSession
 
@@ -41,43 +41,70 @@ class Settings:
     timeouts: Timeouts = TIMEOUTS
 
 
-class _HostTransport:
-    """Tries hosts in their order. Subclasses say which hosts there are, and what may be reached."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The hosts of one destination, in the order they are tried, and what holds for all of them."""
 
-    def __init__(self, settings: Settings, resolver: Resolver, clock: Clock, pool: Pool | None, port: int) -> None:
+    hosts: Sequence[Host]
+    port: int
+    allow_private: bool
+    named: bool = False  # by the operator, not by anybody's DNS
+
+    def key(self, host: str) -> Key:
+        """Where the pool keeps connections to one of these hosts."""
+        return host, self.port, self.named
+
+
+class _HostTransport:
+    """Tries hosts in their order. Subclasses say which hosts there are."""
+
+    def __init__(self, settings: Settings, resolver: Resolver, clock: Clock, pool: Pool | None) -> None:
         self._settings = settings
         self._resolver = resolver
         self._clock = clock
-        self._port = port
-        self._allow_private = False
         self.pool = pool or Pool(clock)
 
     async def close(self) -> None:
         """Say goodbye to every host that is still connected."""
         await self.pool.close_all()
 
-    async def _addresses(self, host: Host) -> list[str]:
-        return await host_addresses(host.name, self._resolver)
+    async def _deliver_to(self, endpoint: str, envelope: Envelope) -> list[RecipientResult]:
+        """To the host that the operator named, and to no other; private addresses too.
 
-    async def _deliver(self, envelope: Envelope, hosts: Sequence[Host]) -> list[RecipientResult]:
+        One that can't be found or reached is the operator's trouble, never the mail's: such a failure is transient.
+        """
+        try:
+            name, port = split_endpoint(endpoint)
+        except ValueError as error:
+            failure = Trouble.INTERNAL.failure(str(error))
+            return [RecipientResult.failed(recipient, failure) for recipient in envelope.recipients]
+        results = await self._deliver(envelope, _Way([Host(name)], port, allow_private=True, named=True))
+        return [
+            replace(result, outcome=(softened := soften(result.failure)).outcome, enhanced=softened.enhanced)
+            if result.outcome is Outcome.PERMANENT and result.scope in (Scope.HOST, Scope.DOMAIN)
+            else result
+            for result in results
+        ]
+
+    async def _deliver(self, envelope: Envelope, way: _Way) -> list[RecipientResult]:
         """One result per recipient of one destination, in their order."""
         attempt = _Attempt(envelope)
-        for host in hosts:
-            session = self.pool.take((host.name, self._port))
+        for host in way.hosts:
+            session = self.pool.take(way.key(host.name))
             if session is not None:
-                await self._transact(attempt, session, kept=True)
+                await self._transact(attempt, session, way, kept=True)
                 if session.reusable:
                     attempt.connected.add(session.address)
             if attempt.pending and len(attempt.connected) < MAX_CONNECTIONS:
-                await self._try_host(attempt, host)
+                await self._try_host(attempt, host, way)
             if attempt.over or not attempt.pending:
                 break
         return attempt.results()
 
-    async def _try_host(self, attempt: _Attempt, host: Host) -> None:
+    async def _try_host(self, attempt: _Attempt, host: Host, way: _Way) -> None:
         """One address of the host after the other, until nobody is pending."""
         try:
-            addresses = await self._addresses(host)
+            addresses = await self._addresses(host, way)
         except FailureError as error:
             attempt.note(error.failure, host.name)
             return
@@ -86,7 +113,7 @@ class _HostTransport:
                 return
             if address in attempt.connected:
                 continue
-            refused = self._refusal(address)
+            refused = self._refusal(address, way)
             if refused is not None:
                 # Permanent only where no better host gave hope: hence the scope.
                 attempt.note(replace(refused, scope=Scope.HOST), host.name, address)
@@ -100,7 +127,7 @@ class _HostTransport:
                 session = await ClientSession.connect(
                     host.name,
                     address,
-                    self._port,
+                    way.port,
                     local_hostname=self._settings.hostname,
                     source_address=self._settings.source_address,
                     timeouts=self._settings.timeouts,
@@ -108,18 +135,36 @@ class _HostTransport:
             except FailureError as error:
                 attempt.note(error.failure, host.name, address)
             else:
-                await self._transact(attempt, session)
+                await self._transact(attempt, session, way)
 
-    async def _transact(self, attempt: _Attempt, session: ClientSession, *, kept: bool = False) -> None:
+    async def _addresses(self, host: Host, way: _Way) -> list[str]:
+        """The IP addresses of a host, in the order they are to be tried. Raises `FailureError`."""
+        if not way.named:
+            return await host_addresses(host.name, self._resolver)
+        try:
+            return [str(ip_address(host.name))]
+        except ValueError:
+            pass
+        try:
+            return await host_addresses(host.name, self._resolver)
+        except FailureError as error:
+            # Names of a closed network often stand in the hosts file only.
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(host.name, way.port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):
+                raise error from None
+            return list(dict.fromkeys([str(sockaddr[0]) for *_, sockaddr in found]))
+
+    async def _transact(self, attempt: _Attempt, session: ClientSession, way: _Way, *, kept: bool = False) -> None:
         results = await session.send(replace(attempt.envelope, recipients=attempt.recipients()))
-        self.pool.give((session.host, self._port), session)
+        self.pool.give(way.key(session.host), session)
         attempt.take(results, kept=kept)
 
-    def _refusal(self, address: str) -> Failure | None:
+    def _refusal(self, address: str, way: _Way) -> Failure | None:
         source = self._settings.source_address
         if source and ip_address(source).version != ip_address(address).version:
             return Trouble.UNREACHABLE.failure(f"{address} can't be reached from {source}")
-        return refusal(address, self._port, allow_private=self._allow_private, own=self._settings.own)
+        return refusal(address, way.port, allow_private=way.allow_private, own=self._settings.own)
 
 
 class _Attempt:
@@ -164,7 +209,7 @@ class _Attempt:
 
 
 class MXTransport(_HostTransport):
-    """To the hosts that the recipient's domain names."""
+    """To the hosts that the recipient's domain names, unless the envelope has a route."""
 
     def __init__(
         self,
@@ -176,12 +221,15 @@ class MXTransport(_HostTransport):
         allow_private: bool = False,
         pool: Pool | None = None,
     ) -> None:
-        super().__init__(settings, resolver, clock, pool, port)
+        super().__init__(settings, resolver, clock, pool)
+        self._port = port
         self._allow_private = allow_private
         self._own_names = frozenset({settings.hostname.lower()})
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """One result per recipient, in their order; domain after domain."""
+        if envelope.route:
+            return await self._deliver_to(envelope.route, envelope)
         results: dict[int, RecipientResult] = {}
         domains: dict[str, list[int]] = {}
         for n, recipient in enumerate(envelope.recipients):
@@ -196,13 +244,14 @@ class MXTransport(_HostTransport):
             except FailureError as error:
                 found = [RecipientResult.failed(recipient, error.failure) for recipient in recipients]
             else:
-                found = await self._deliver(replace(envelope, recipients=recipients), hosts)
+                way = _Way(hosts, self._port, self._allow_private)
+                found = await self._deliver(replace(envelope, recipients=recipients), way)
             results.update(zip(positions, found, strict=True))
         return [results[n] for n in range(len(envelope.recipients))]
 
 
 class SmarthostTransport(_HostTransport):
-    """All to the host that the operator named: a name or an IP address, private ones too, and no MX lookup.
+    """All to the host that the operator named, a name or an IP address, without an MX lookup, unless the envelope has a route.
 
     `smarthost` is `host:port` or `[v6]:port`. Raises `ValueError` where it is neither.
     """
@@ -210,37 +259,18 @@ class SmarthostTransport(_HostTransport):
     def __init__(
         self, settings: Settings, resolver: Resolver, clock: Clock, *, smarthost: str, pool: Pool | None = None
     ) -> None:
-        name, colon, port = smarthost.rpartition(":")
-        if not (name and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-            raise ValueError(f"{smarthost!r} is not host:port")
-        super().__init__(settings, resolver, clock, pool, int(port))
-        self._allow_private = True
-        self._host = Host(name.removeprefix("[").removesuffix("]"))
+        super().__init__(settings, resolver, clock, pool)
+        split_endpoint(smarthost)
+        self._smarthost = smarthost
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
-        """One result per recipient, in their order.
+        """One result per recipient, in their order."""
+        return await self._deliver_to(envelope.route or self._smarthost, envelope)
 
-        A smarthost that can't be found or reached is the operator's trouble, never the mail's: such a failure is transient.
-        """
-        results = await self._deliver(envelope, [self._host])
-        return [
-            replace(result, outcome=(softened := soften(result.failure)).outcome, enhanced=softened.enhanced)
-            if result.outcome is Outcome.PERMANENT and result.scope in (Scope.HOST, Scope.DOMAIN)
-            else result
-            for result in results
-        ]
 
-    async def _addresses(self, host: Host) -> list[str]:
-        try:
-            return [str(ip_address(host.name))]
-        except ValueError:
-            pass
-        try:
-            return await super()._addresses(host)
-        except FailureError as error:
-            # Names of a closed network often stand in the hosts file only.
-            try:
-                found = await asyncio.get_running_loop().getaddrinfo(host.name, self._port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError):
-                raise error from None
-            return list(dict.fromkeys([str(sockaddr[0]) for *_, sockaddr in found]))
+def split_endpoint(text: str) -> tuple[str, int]:
+    """Host (without brackets) and port of `host:port` or `[v6]:port`. Raises `ValueError` where it is neither."""
+    name, colon, port = text.rpartition(":")
+    if not (name and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise ValueError(f"{text!r} is not host:port")
+    return name.removeprefix("[").removesuffix("]"), int(port)

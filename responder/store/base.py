@@ -72,6 +72,7 @@ class InboundItem:
     helo: str
     message_id: str
     content: bytes | None
+    deaths: int = 0  # workers that died while they had it
 
 
 @dataclass(frozen=True, slots=True)

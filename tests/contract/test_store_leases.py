@@ -89,3 +89,22 @@ async def test_who_leaves_gives_back_its_work_untouched(backend: Backend, store:
     assert [item.id for item in await claim(other, "w3")] == [mine.id]  # due at once
     assert [item.id for item in await claim_out(other, "w3")] == [message]
     assert await store.beat("w1", LEASE) is False
+
+
+async def test_deaths_are_counted_where_a_worker_died_and_nowhere_else(backend: Backend, clock: ManualClock) -> None:
+    store = await backend.another()
+    [identifier] = await accept(store, clock)
+    for deaths in range(3):
+        await store.beat("w1", LEASE)
+        [item] = await claim(store, "w1")
+        assert item.deaths == deaths
+        clock.advance(LEASE + 1)
+        assert await store.sweep(10) == 1
+    await store.beat("w2", LEASE)
+    [item] = await claim(store, "w2")
+    await store.settle_inbound(item, Settlement(Event.DEFER, "later", due_at=clock.now()))
+    [item] = await claim(store, "w2")
+    await store.leave("w2")
+    await store.beat("w3", LEASE)
+    [item] = await claim(store, "w3")
+    assert (item.id, item.deaths) == (identifier, 3)

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.server import ServerProcess, configuration, running, to_toml
 from tests.support.smtp_sink import SMTPSink
-from tests.support.submission import Client, ended, message, queued_as, settled, submit
+from tests.support.submission import Client, Load, ended, message, queued_as, settled, submit
 from tests.support.waiting import Background, until
 
 ECHO = "echo@test.example"
@@ -34,50 +32,6 @@ def serving(folder: Path) -> Iterator[tuple[ServerProcess, SMTPSink]]:
         delivery = {"transport": "smarthost", "smarthost": f"127.0.0.1:{sink.port}"}
         with running(folder, configuration(delivery=delivery)) as server:
             yield server, sink
-
-
-@dataclass
-class Load:
-    """Clients that write to echo until they are told to stop, or a mail is not taken."""
-
-    port: int
-    clients: int = 3
-    accepted: list[str] = field(default_factory=list)
-    refused: list[object] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(self.clients)]
-
-    def _write(self, client: int) -> None:
-        for number in range(2000):
-            sender = f"load.{client}.{number}@away.example"
-            try:
-                with Client(self.port) as connection:
-                    reply = connection.mail(sender, [ECHO], message(sender, ECHO, "Load", "x"))
-            except OSError as error:
-                reply = (0, str(error))
-            if reply[0] != 250:
-                self.refused.append(reply)
-                return
-            self.accepted.append(sender)
-            if self._stop.is_set():
-                return
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def goes_on(self) -> None:
-        """Wait until ten more mails were taken."""
-        wanted = len(self.accepted) + 10
-        until(lambda: len(self.accepted) >= wanted, 30, lambda: f"the load stands still: {self.refused[-3:]}")
 
 
 def test_reload_under_load_takes_a_new_inbox_and_refuses_a_bad_configuration(tmp_path: Path) -> None:

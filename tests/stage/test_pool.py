@@ -13,7 +13,7 @@ from responder.outbound.pool import Pool
 from responder.outbound.session import ClientSession
 from tests.support.smtp_sink import SMTPSink
 
-KEY = ("sink.test", 25)
+KEY = ("sink.test", 25, False)
 MAIL = Envelope("me@example.org", ("you@example.com",), b"Subject: hello\r\n\r\n")
 
 
@@ -45,8 +45,9 @@ async def test_session_given_is_taken_once(sink: SMTPSink, clock: Clock) -> None
     pool = Pool(clock)
     session = await connect(sink)
     pool.give(KEY, session)
-    assert pool.take(("other.test", 25)) is None
-    assert pool.take(("sink.test", 26)) is None
+    assert pool.take(("other.test", 25, False)) is None
+    assert pool.take(("sink.test", 26, False)) is None
+    assert pool.take(("sink.test", 25, True)) is None
     assert pool.take(KEY) is session
     assert pool.take(KEY) is None
     await session.close()
@@ -113,8 +114,8 @@ async def test_too_many_then_the_longest_idle_is_closed(sink: SMTPSink, clock: C
     for session in sessions[:3]:
         pool.give(KEY, session)
     assert len(pool) == 2
-    pool.give(("b.test", 25), sessions[3])
-    pool.give(("c.test", 25), sessions[4])
+    pool.give(("b.test", 25, False), sessions[3])
+    pool.give(("c.test", 25, False), sessions[4])
     assert len(pool) == 3
     assert pool.take(KEY) is sessions[2]
     assert pool.take(KEY) is None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.server import ServerProcess
@@ -124,3 +126,48 @@ def ended(server: ServerProcess, mail_id: str, seconds: float = 30.0) -> list[di
 
     until(look, seconds, lambda: f"{mail_id} has not come to an end: {found}\n{server.log.read_text()[-4000:]}")
     return found
+
+
+@dataclass
+class Load:
+    """Clients that write to one inbox until they are told to stop, or a mail is not taken."""
+
+    port: int
+    clients: int = 3
+    recipient: str = "echo@test.example"
+    accepted: list[str] = field(default_factory=list)
+    refused: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(self.clients)]
+
+    def _write(self, client: int) -> None:
+        for number in range(2000):
+            sender = f"load.{client}.{number}@away.example"
+            try:
+                with Client(self.port) as connection:
+                    reply = connection.mail(sender, [self.recipient], message(sender, self.recipient, "Load", "x"))
+            except OSError as error:
+                reply = (0, str(error))
+            if reply[0] != 250:
+                self.refused.append(reply)
+                return
+            self.accepted.append(sender)
+            if self._stop.is_set():
+                return
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def goes_on(self) -> None:
+        """Wait until ten more mails were taken."""
+        wanted = len(self.accepted) + 10
+        until(lambda: len(self.accepted) >= wanted, 30, lambda: f"the load stands still: {self.refused[-3:]}")

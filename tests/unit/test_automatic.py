@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from responder.mail.address import Address, parse
 from responder.mail.automatic import (
     LOOP_HEADER,
+    MAX_ADDRESSES,
     MAX_MARKERS,
     Policy,
     Reason,
@@ -20,6 +21,7 @@ from responder.mail.automatic import (
     judge,
 )
 from responder.mail.headers import Headers
+from responder.mail.mailboxes import MAX_ENTRIES
 from responder.mail.marks import ROWS
 
 ECHO = parse("echo@here.example")
@@ -343,7 +345,8 @@ def to(name: str, value: str, policy: Policy = POLICY) -> str | None:
 @pytest.mark.parametrize("name", ["To", "Cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc"])
 def test_personal_inbox_answers_where_it_is_named(name: str) -> None:
     assert to(name, "Bob <bob@there.example>, (x) ECHO@here.example") is None
-    assert to(name, "echo+other@here.example") is None
+    assert to(name, "echo+X@here.example") is None
+    assert to(name, "echo+other@here.example") == "not-addressed"
     assert to(name, "bob@there.example") == "not-addressed"
     assert to(name, "echo@there.example") == "not-addressed"
 
@@ -356,6 +359,71 @@ def test_personal_inbox_answers_to_its_alias() -> None:
     policy = Policy("mx.here.example", is_ours=lambda _: False, same_inbox=lambda one, _: one.local == "parrot")
     assert to("To", "parrot@here.example", policy) is None
     assert to("To", "parrots@here.example", policy) == "not-addressed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "'echo@here.example' <echo@here.example>",  # what stands before is no name: an address has no place there
+        "<<echo@here.example>>",
+        "ann@there.example; echo@here.example",
+        "echo@here.example" + "x" * MAX_ADDRESSES,
+        ",".join(["ann@there.example"] * MAX_ENTRIES + ["echo@here.example"]),
+        "ann@there.example," * (MAX_ADDRESSES // 18) + "echo@here.example",
+    ],
+)
+def test_personal_inbox_is_silent_where_the_field_can_be_read_in_two_ways(value: str) -> None:
+    assert to("To", value) == "not-addressed"
+
+
+def test_address_field_is_cut_then_no_shorter_address_is_read_out_of_it() -> None:
+    longer = "echo@here.example.org"
+    value = '"' + "x" * (MAX_ADDRESSES - len(f'""<{longer}>') + len(".org>")) + f'"<{longer}>'
+    assert value[:MAX_ADDRESSES].endswith("<echo@here.example")
+    assert to("To", value) == "not-addressed"
+    assert to("To", "(" + "x" * (MAX_ADDRESSES - 2 - len("echo@here.example")) + ")" + longer) == "not-addressed"
+
+
+@pytest.mark.parametrize(
+    ("written", "personal", "service"),
+    [
+        (b"Auto-Submitted: no", None, None),
+        (b"auto-submitted:NO", None, None),
+        (b"Auto-Submitted:  no", None, None),
+        (b"Auto-Submitted: no (a person)", "auto-submitted", None),
+        (b"Auto-Submitted: (a person) no", "auto-submitted", None),
+        (b"Auto-Submitted: no; x=y", "auto-submitted", None),
+        (b"Auto-Submitted: no ", "auto-submitted", None),
+        (b"Auto-Submitted:\r\n no", "auto-submitted", None),
+        (b"Auto-Submitted: no\r\nAuto-Submitted: no ", "auto-submitted", None),
+        (b"Auto-Submitted: yes", "auto-submitted", "auto-submitted"),
+    ],
+)
+def test_personal_inbox_takes_auto_submitted_to_the_letter(
+    written: bytes, personal: str | None, service: str | None
+) -> None:
+    headers = Headers.parse(b"From: ann@there.example\r\nTo: echo@here.example\r\n" + written + b"\r\n\r\n")
+    for role, expected in ((True, personal), (False, service)):
+        reason = judge(reverse_path="ann@there.example", recipient=ECHO, headers=headers, personal=role, policy=POLICY)
+        assert code(reason) == expected
+
+
+@pytest.mark.parametrize(
+    "sender",
+    ["feature-requests@there.example", "ann+a-REQUEST@there.example", '<"x-req\\uest y"@there.example>'],
+)
+def test_personal_inbox_is_silent_towards_what_may_be_a_list(sender: str) -> None:
+    assert code(gate(sender=sender, personal=True)) == "list-sender"
+    assert gate(sender=sender, personal=False) is None
+
+
+@pytest.mark.parametrize("personal", [True, False])
+@pytest.mark.parametrize("written", ["ann@home.example", "Ann+x@home.example"])
+def test_other_address_of_the_inbox_writes_then_it_is_our_own(written: str, personal: bool) -> None:
+    policy = Policy("mx.here.example", lambda _: False, same_inbox=lambda one, _: one.key == "ann@home.example")
+    assert code(gate(sender=written, personal=personal, policy=policy)) == "own-address"
+    assert code(gate(author=f"Ann <{written}>", personal=personal, policy=policy)) == "own-address"
+    assert gate(sender="anna@home.example", personal=personal, policy=policy) is None
 
 
 def test_service_inbox_need_not_be_named() -> None:

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 from responder import Forward, Mail, Reply
+from responder.agents.context import Context
 from responder.agents.host import Host, Inbox, build
 from responder.agents.load import PluginError, load
+from responder.clock import SystemClock
 from responder.mail.address import Address
+from tests.support.clock import ManualClock
+from tests.support.memory import MemoryState
 
 ROOT = Path(__file__).parents[2]
 AGENTS = load([ROOT / "plugins"])
@@ -25,6 +29,7 @@ STOCK = ("echo", "current-time", "debug", "forward")
 
 def inbox(agent: str, **settings: Any) -> Inbox:
     kind, built = build("x", AGENTS, agent, settings)
+    built.context = Context("x", MemoryState(ManualClock()), SystemClock())
     return Inbox("x", kind, built, kind.kind, kind.interval, 30.0)
 
 
@@ -106,17 +111,10 @@ def test_echo_when_there_is_html_only_then_its_text_comes_back() -> None:
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Sets the agent's clock: at("2026-03-29 00:59:59")."""
-    module = sys.modules[AGENTS["current-time"].build.__module__]
 
     def set_time(text: str) -> None:
         moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-        class Fixed(datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> Any:
-                return moment.astimezone(tz)
-
-        monkeypatch.setattr(module, "datetime", Fixed)
+        monkeypatch.setattr(Context, "now", lambda _: moment)
 
     return set_time
 

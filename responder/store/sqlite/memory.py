@@ -16,7 +16,8 @@ def values(
     connection: sqlite3.Connection, inbox: str, keys: Collection[str], now: float
 ) -> dict[str, tuple[str, str, float]]:
     rows = connection.execute(
-        f"SELECT key, json, version, expires_at FROM memory WHERE inbox = ? AND key IN (SELECT value FROM json_each(?)) AND {_HOLDS}",
+        "SELECT key, json, version, expires_at FROM memory"
+        f" WHERE inbox = ? AND key IN (SELECT value FROM json_each(?)) AND {_HOLDS}",
         (inbox, json.dumps(sorted(keys)), now),
     )
     return {key: (text, version, until) for key, text, version, until in rows}

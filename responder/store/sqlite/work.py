@@ -77,7 +77,11 @@ def sweep(connection: sqlite3.Connection, attempts: int, now: float) -> int:
         f"{gone} AND attempts >= ?",
         (attempts,),
     )
-    touched += free(connection, "inbound", Event.EXPIRE_LEASE, reason, now, gone, ())
+    freed = free(connection, "inbound", Event.EXPIRE_LEASE, reason, now, gone, ())
+    connection.execute(
+        "UPDATE inbound SET deaths = deaths + 1 WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(freed),)
+    )
+    touched += freed
     touched += free(connection, "outbound", Event.EXPIRE_LEASE, reason, now, gone, ())
     return len(touched)
 
@@ -93,13 +97,13 @@ def claim_inbound(
     chosen = _choose(connection, "inbound", limit, rooms, per_inbox or limit, now)
     rows = connection.execute(
         "SELECT i.id, i.mail, i.recipient, i.inbox, i.attempts, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id,"
-        " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END"
+        " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END, i.deaths"
         " FROM json_each(?) AS chosen JOIN inbound i ON i.id = chosen.value JOIN mail m ON m.id = i.mail ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
     ).fetchall()
     items = [
-        InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), at, path, peer, helo, message_id, content)
-        for item, mail, recipient, inbox, attempts, at, path, peer, helo, message_id, content in rows
+        InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), *rest)
+        for item, mail, recipient, inbox, attempts, *rest in rows
     ]
     charge(connection, "inbound", chosen, token, now)
     return items, _next_due(connection, "inbound")

@@ -9,15 +9,17 @@ import asyncio
 import os
 import re
 import sqlite3
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from responder.store.base import NewMail
+from responder.store.base import InboundItem, NewMail, Settlement
 from responder.store.sqlite import SQLiteStore, writer
 
 BEHIND = 0.02  # seconds from the reply to the commit: what a write-behind store takes to collect its batch
 
 commit = SQLiteStore.accept
+settle = SQLiteStore.settle_inbound
 commits: set[asyncio.Task[None]] = set()
 
 
@@ -30,6 +32,14 @@ async def accept_behind(store: SQLiteStore, mail: NewMail) -> None:
         task.add_done_callback(commits.discard)
 
     asyncio.get_running_loop().call_later(BEHIND, begin)
+
+
+async def settle_apart(store: SQLiteStore, item: InboundItem, settlement: Settlement) -> Any:
+    """What the agent remembers first, its answer soon."""
+    if settlement.memory is not None:
+        await store.remember(settlement.memory)
+        await asyncio.sleep(BEHIND)
+    return await settle(store, item, replace(settlement, memory=None))
 
 
 class Lowered(sqlite3.Connection):
@@ -47,6 +57,8 @@ match os.environ["TEST_MUTATION"]:
     case "synchronous-normal" | "synchronous-off" as name:
         Lowered.level = name.rpartition("-")[2].upper()
         setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Lowered))  # noqa: B010
+    case "memory-apart":
+        setattr(SQLiteStore, "settle_inbound", settle_apart)  # noqa: B010
     case "checkpoint-often":
         assert writer.CHECKPOINT > 100
         writer.CHECKPOINT = 100

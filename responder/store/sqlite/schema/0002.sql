@@ -3,6 +3,8 @@
 ALTER TABLE outbound ADD COLUMN route TEXT NOT NULL DEFAULT '';  -- "host:port" in place of the recipient's MX hosts
 ALTER TABLE outbound ADD COLUMN head TEXT NOT NULL DEFAULT '';   -- header fields that stand before the content
 
+ALTER TABLE inbound ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;  -- workers that died while they had it
+
 -- No inbox takes all places: a claim looks at the names, too.
 DROP INDEX inbound_due;
 CREATE INDEX inbound_due ON inbound (due_at, id, inbox) WHERE state = 'RECEIVED';

@@ -1,0 +1,229 @@
+"""What one plugin brings, checked: its agents, its verbs and its observers. All that is wrong with it is one line."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any, get_args
+
+import pluggy
+from pydantic import BaseModel
+
+from responder.agents import hookspecs
+from responder.agents.answers import Answer
+from responder.agents.base import Agent, Kind, Mail
+from responder.agents.hookspecs import VERBS, Command
+from responder.observe import Observer
+
+PROJECT = "responder"
+
+
+class PluginError(Exception):
+    """A plugin that can't be used; one line that names it and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentType:
+    """An agent that may be given to inboxes. `build` makes one from its validated settings; `source` is the plugin file, or
+    the module of an installed one. `broken` is set where it stands in for one whose plugin can't be used: the reason."""
+
+    name: str
+    origin: str
+    source: Path | str
+    settings: type[BaseModel]
+    kind: str
+    interval: float
+    reads_automatic_mail: bool
+    isolated: bool
+    summary: str
+    build: Callable[[BaseModel], Agent]
+    broken: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What one plugin brings."""
+
+    agents: tuple[AgentType, ...]
+    commands: tuple[Command, ...]
+    observers: tuple[Observer, ...]
+
+
+def register(origin: str, source: Path | str, importer: Callable[[], Any]) -> Registered:
+    """Import a plugin and ask its hooks. Raises `PluginError`."""
+    try:
+        return _register(origin, source, importer())
+    except PluginError as error:
+        raise PluginError(f"{origin}: {error}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin that ends the program at its import, too
+        raise PluginError(f"{origin}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _register(origin: str, source: Path | str, module: Any) -> Registered:
+    plugins = pluggy.PluginManager(PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    _check_hooks(plugins, module)
+    plugins.register(module, name=origin)
+    agents = _agents(plugins) + [
+        (member.__responder_agent__, member)
+        for member in vars(module).values()
+        if inspect.isfunction(member) and hasattr(member, "__responder_agent__")
+    ]
+    # One thing under two names of the module is still one.
+    distinct = {(name, id(thing)): (name, thing) for name, thing in agents}.values()
+    found = Registered(
+        agents=tuple(agent_type(name, thing, origin, source) for name, thing in distinct),
+        commands=tuple(_commands(plugins)),
+        observers=tuple(_observers(plugins, origin)),
+    )
+    if not (found.agents or found.commands or found.observers):
+        raise PluginError(
+            "it registers no agent (nor anything else): write `responder_agents` with @hookimpl, or a function with @agent"
+        )
+    return found
+
+
+def _check_hooks(plugins: pluggy.PluginManager, module: Any) -> None:
+    """Whether the hooks that a module means to implement are there, with these arguments. Raises `PluginError`."""
+    known = {name: spec for name, spec in vars(hookspecs).items() if hasattr(spec, f"{PROJECT}_spec")}
+    for name, member in vars(module).items():
+        options = plugins.parse_hookimpl_opts(module, name) if inspect.isroutine(member) else None
+        if options is None:
+            continue
+        hook = options.get("specname") or name
+        if hook not in known:
+            raise PluginError(f"unknown hook '{hook}' (there are: {', '.join(known)})")
+        if options.get("hookwrapper") or options.get("wrapper"):
+            raise PluginError(f"{hook} can't be a wrapper")
+        allowed = inspect.signature(known[hook]).parameters
+        wanted = [
+            argument.name
+            for argument in inspect.signature(member).parameters.values()
+            if argument.kind is not argument.KEYWORD_ONLY and argument.default is argument.empty
+        ]
+        for argument in wanted:
+            if argument not in allowed:
+                raise PluginError(f"{hook} has no argument '{argument}' (it has: {', '.join(allowed) or 'none'})")
+
+
+def _agents(plugins: pluggy.PluginManager) -> list[tuple[object, object]]:
+    found: list[tuple[object, object]] = []
+    for agents in _results(plugins.hook.responder_agents):
+        if not isinstance(agents, Mapping):
+            raise PluginError(f"responder_agents must return a dict of agents, not {type(agents).__name__}")
+        found += agents.items()
+    return found
+
+
+def _commands(plugins: pluggy.PluginManager) -> list[Command]:
+    found: list[Command] = []
+    for commands in _results(plugins.hook.responder_commands):
+        if not isinstance(commands, list | tuple) or not all(isinstance(one, Command) for one in commands):
+            raise PluginError("responder_commands must return a list of Command")
+        found += commands
+    for command in found:
+        if not isinstance(command.name, str) or not _VERB.fullmatch(command.name):
+            raise PluginError(f"a verb is of lower-case letters, digits and hyphens, not {command.name!r}")
+        if command.name in VERBS:
+            raise PluginError(f'"{command.name}" is one of the server\'s own verbs')
+        if not isinstance(command.help, str) or not callable(command.run) or not callable(command.add_arguments):
+            raise PluginError(f'the Command "{command.name}" needs a text as help, and functions')
+    return found
+
+
+def _results(hook: pluggy.HookCaller) -> list[object]:
+    """What each implementation of a hook returns, None included."""
+    results = [implementation.function() for implementation in hook.get_hookimpls()]
+    for result in results:
+        if inspect.iscoroutine(result):
+            result.close()
+    return results
+
+
+def _observers(plugins: pluggy.PluginManager, origin: str) -> list[Observer]:
+    return [_observer(found, origin) for found in plugins.hook.responder_event.get_hookimpls()]
+
+
+def _observer(implementation: pluggy.HookImpl, origin: str) -> Observer:
+    function, wanted = implementation.function, implementation.argnames
+    if inspect.iscoroutinefunction(function):
+        raise PluginError("responder_event must be a plain function: it is called in a thread of its own")
+
+    def observe(name: str, fields: Mapping[str, object]) -> None:
+        values = {"name": name, "fields": fields}
+        function(*[values[argument] for argument in wanted])
+
+    return Observer(origin, observe)
+
+
+def agent_type(name: object, thing: object, origin: str, source: Path | str) -> AgentType:
+    """An agent's class, or a function of a mail, under a name. Raises `PluginError` for what is none."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise PluginError(f"an agent's name must be a text, not {name!r}")
+    if inspect.isfunction(thing):
+        thing = _as_class(thing)
+    if not inspect.isclass(thing) or not issubclass(thing, Agent):
+        raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
+    if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
+        raise PluginError(f'the Settings of "{name}" must be a pydantic model')
+    if thing.kind not in get_args(Kind):
+        raise PluginError(f'the kind of "{name}" must be one of {", ".join(get_args(Kind))}')
+    if not isinstance(thing.interval, int | float) or not 0 <= thing.interval < math.inf:
+        raise PluginError(f'the interval of "{name}" must be a number of seconds')
+    if thing.answer is Agent.answer:
+        raise PluginError(f'"{name}" has no method `answer`')
+    return AgentType(
+        name=name,
+        origin=origin,
+        source=source,
+        settings=thing.Settings,
+        kind=thing.kind,
+        interval=thing.interval,
+        reads_automatic_mail=bool(thing.reads_automatic_mail),
+        isolated=bool(thing.isolated),
+        summary=(inspect.getdoc(thing) or "").partition("\n")[0],
+        build=thing,
+    )
+
+
+def _as_class(function: FunctionType) -> type[Agent]:
+    """A function of a mail, or of a mail and a context, as an agent like any other. Raises `PluginError`."""
+    wanted = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    with_context = len(wanted) > 1 and wanted[1].default is inspect.Parameter.empty
+
+    if inspect.iscoroutinefunction(function):
+
+        async def answer(self: Agent, mail: Mail) -> Answer:
+            result: Answer = await (function(mail, self.context) if with_context else function(mail))
+            return result
+
+    else:
+
+        def answer(self: Agent, mail: Mail) -> Answer:  # type: ignore[misc]
+            result: Answer = function(mail, self.context) if with_context else function(mail)
+            return result
+
+    traits = getattr(function, "__responder_traits__", {})
+    return type(function.__name__, (Agent,), {"__doc__": function.__doc__, "answer": answer, **traits})
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says of itself, whatever it is."""
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return "(it does not say what)"
+
+
+_VERB = re.compile(r"[a-z][a-z0-9-]{0,31}")
