@@ -3,6 +3,7 @@
 Not a plugin of its own: `list.py` uses it.
 """
 
+import asyncio
 import base64
 import hmac
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from responder import Context
 
 DAY = 86400.0
+TOGETHER = 500  # members that are put on the list at a time
 MAX_ADDRESS = 254  # octets, RFC 5321 4.5.3.1.3
 
 _ID = 10  # characters: 50 bits tell members apart
@@ -78,10 +80,15 @@ class Members:
         return True
 
     async def seed(self, addresses: Iterable[str]) -> None:
-        """Add those who were never added in this way before: who has left stays away."""
-        for address in addresses:
-            if await self._state.add(f"seeded/{key_of(address)}", True):
-                await self.add(address)
+        """Add those who were never added in this way before: who has left stays away. For `Agent.start`."""
+        known = await self._state.items("seeded/")
+        new = [address for address in addresses if f"seeded/{key_of(address)}" not in known]
+        for at in range(0, len(new), TOGETHER):  # what waits together is stored in one transaction
+            await asyncio.gather(*[self._seed(address) for address in new[at : at + TOGETHER]])
+
+    async def _seed(self, address: str) -> None:
+        await self.add(address)  # first: who dies in between has a member once more, not one less
+        await self._state.set(f"seeded/{key_of(address)}", True)
 
     async def bounced(self, address: str, days: float) -> int:
         """Note that a mail to a member came back today; on how many of the last `days` days some did. 0 for who is no member."""

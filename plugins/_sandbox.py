@@ -163,6 +163,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         allowed = next((names for kind, names in _METHODS if isinstance(obj, kind)), frozenset[str]())
         return allowed is None or attr in allowed
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Jinja2 has a safe `format` of its own, whose widths have no bound: then no `format` at all."""
+
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as Jinja2 has it
         size = __self.size if isinstance(__obj, Macro | LoopContext | BlockReference) else 0
         _BUDGET.get().spend(size)

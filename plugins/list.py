@@ -92,8 +92,8 @@ class MailingList(Agent):
             return Forward(to=self.settings.owners) if self.settings.owners else self._reply(mail, HELP)
         if not tag:
             # People write "unsubscribe" to the list itself, and nobody else wants to read that.
-            command = COMMANDS.get(_word(mail.base_subject), "")
-            return await (self._do(mail, command) if command in OFTEN else self._post(mail))
+            word = _word(mail.base_subject)
+            return await (self._do(mail, word) if word in OFTEN else self._post(mail))
         if tag != "request":
             return await self._do(mail, COMMANDS.get(tag, "help"))
         line = mail.base_subject or next(filter(str.strip, mail.reply_text[:1000].splitlines()), "")

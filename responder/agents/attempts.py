@@ -119,9 +119,7 @@ class Attempts:
         except BaseException as error:
             return None, error
 
-    async def _in_thread(
-        self, attempt: Attempt, function: Callable[..., Any], arguments: tuple[object, ...]
-    ) -> object:
+    async def _in_thread(self, attempt: Attempt, function: Callable[..., Any], arguments: tuple[object, ...]) -> object:
         future = self._threads.run(lambda: function(*arguments))
         task = asyncio.current_task()
         assert task is not None
@@ -159,7 +157,7 @@ def _judge(attempt: Attempt, error: BaseException | None) -> None:
     if isinstance(error, BusyError):
         raise AgentError(str(error))
     if error is not None:
-        raise AgentError(f"the agent raised {type(error).__name__}: {told(error)}", trace(error)) from None
+        raise AgentError(f"the agent raised {type(error).__name__}: {told(error)}", trace(error)) from error
 
 
 _WAITING: dict[asyncio.Task[Any], asyncio.Future[Any]] = {}

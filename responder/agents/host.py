@@ -1,57 +1,45 @@
-"""Runs agents and contains them: whatever an agent does, what comes out is an answer, silence, or a described failure."""
+"""Runs agents and contains them: whatever an agent does, what comes out is an answer, silence, or a described failure.
+
+An agent runs in the server's event loop (`async`), in a thread (a plain function), or in processes of its own (`isolated`).
+One that blocks the event loop is interrupted by `watchdog`, and is run in processes of its own from then on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import re
-import traceback
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
-from responder.agents.base import Agent, Bounce, Mail
-from responder.agents.load import AgentType, PluginError, one_line
-from responder.agents.threads import BusyError, Threads
+from responder.agents.answers import Answer, TryLater
+from responder.agents.attempts import Attempts, Bench, DivertedError
+from responder.agents.base import Bounce, Mail
+from responder.agents.inboxes import Inbox, build
+from responder.agents.isolated import Isolated
+from responder.agents.registry import PluginError
+from responder.agents.results import MAX_ANSWER, AgentError, check
+from responder.agents.threads import Threads
+from responder.agents.watchdog import Watchdog
 from responder.config.errors import dotted
 from responder.observe import event
 
-TRACEBACK = 4000  # characters of an agent's traceback that `explain` keeps, from its end
-MAX_ANSWER = 10 * 1024 * 1024  # characters and octets of one answer, all parts together
-GRACE = 1.0  # seconds that an agent which took too long gets to clean up in
+__all__ = ["MAX_ANSWER", "AgentError", "Host", "Inbox", "build", "check"]
+
 SPARE = 256  # threads in place of those in which an agent hangs
-MAX_TAG = 40  # characters: with the inbox's name in front it must fit into a local part (RFC 5321 4.5.3.1.1)
-MAX_INTERVAL = 366 * 86400.0  # seconds
+STOP = 5.0  # seconds that one agent gets to stop in
 
 
-class AgentError(Exception):
-    """An agent failed. `reason` is one line for history, `detail` its traceback."""
+class _Place(Bench):
+    """What the host knows of one inbox."""
 
-    def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-        self.final = final  # no further attempt will help
-
-
-@dataclass(frozen=True, slots=True)
-class Inbox:
-    """One inbox of the configuration with its agent, built and ready."""
-
-    name: str
-    type: AgentType
-    agent: Agent
-    kind: str
-    interval: float
-    timeout: float
-    isolated: bool = False
-    concurrency: int = 16
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__(inbox.name)
+        self.room = asyncio.Semaphore(inbox.concurrency)
+        self.running = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.isolated: Isolated | None = None
+        self.told = False
 
 
 class Host:
@@ -60,215 +48,160 @@ class Host:
 
     def __init__(self, threads: int) -> None:
         self._threads = Threads(threads + SPARE)
-        self._left_behind: set[asyncio.Task[Any]] = set()
+        self._attempts = Attempts(self._threads)
+        self._watchdog = Watchdog()
+        self._places: dict[Inbox, _Place] = {}
 
     def close(self) -> None:
-        """Let go of the threads; one that hangs in an agent does not hold us up."""
+        """Let go of the threads, and end the worker processes; an agent that hangs does not hold us up."""
+        self._watchdog.stop()
         self._threads.close()
+        for place in self._places.values():
+            if place.isolated is not None:
+                place.isolated.kill()
 
     @property
     def stuck(self) -> int:
         """How many runs go on that nobody waits for any more, or still does."""
-        return len(self._left_behind) + self._threads.busy
+        return self._attempts.stuck
 
     async def start(self, inboxes: Collection[Inbox]) -> None:
-        """Start the agents of a configuration. Raises `PluginError`."""
-        for inbox in inboxes:
-            inbox.agent.context.open()
-            await inbox.agent.start()
+        """Start the agents of a configuration, all at once, each within its inbox's time. From now on the event loop is
+        watched. Raises `PluginError`, one line, where one does not start; then those that did are stopped again."""
+        self._watchdog.start()
+        tasks = [asyncio.create_task(self._start(inbox)) for inbox in inboxes]
+        try:
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        except BaseException:  # we are being cancelled ourselves
+            await self._stop_all([inbox for inbox, task in zip(inboxes, tasks, strict=True) if _succeeded(task)])
+            raise
+        failed = [result for result in results if isinstance(result, BaseException)]
+        if failed:
+            await self._stop_all([inbox for inbox, task in zip(inboxes, tasks, strict=True) if _succeeded(task)])
+            raise failed[0]
 
     async def retire(self, inboxes: Collection[Inbox], patience: float) -> None:
-        """Stop the agents of a configuration that is replaced."""
-        for inbox in inboxes:
-            await inbox.agent.stop()
-            await inbox.agent.context.close()
+        """Stop the agents of a configuration that is replaced: once what runs of them has ended, or after `patience` seconds.
+        Never raises for what an agent does."""
+        idle = [asyncio.create_task(self._place(inbox).idle.wait()) for inbox in inboxes]
+        if idle:
+            await asyncio.wait(idle, timeout=patience)
+        for task in idle:
+            task.cancel()
+        await self._stop_all(inboxes)
+
+    async def run(self, inbox: Inbox, mail: Mail, *, isolated: bool = False) -> Answer:
+        """The agent's answer, checked. `isolated`: in a process of its own, whatever the inbox says, where that can be.
+
+        Raises `TryLater` (the agent's own) and `AgentError` for all else. No more runs of an inbox go on than its
+        `concurrency`: others wait, and their time has not begun.
+        """
+        place = self._enter(inbox)
+        try:
+            async with place.room:
+                apart = self._apart(inbox, place, isolated)
+                if apart is None:
+                    try:
+                        found = await self._attempt(place, inbox, inbox.agent.answer, mail, mail=mail.id)
+                    except DivertedError:
+                        apart = self._apart(inbox, place, isolated)
+                        if apart is None:
+                            raise AgentError("the agent has blocked the server, and can't be isolated") from None
+                    else:
+                        return check(found)
+                return await apart.run(mail)
+        finally:
+            self._leave(place)
 
     async def bounced(self, inbox: Inbox, bounce: Bounce) -> None:
-        """Tell an agent of a bounce. Never raises."""
-        await inbox.agent.bounced(bounce)
-
-    async def run(self, inbox: Inbox, mail: Mail) -> Answer:
-        """The agent's answer, checked. Raises `TryLater` (the agent's own) and `AgentError` for all else.
-
-        It runs in a task of its own: one that cancels itself, or that goes on when it is cancelled, holds up nobody else.
-        """
-        task = asyncio.create_task(self._contained(inbox.agent, mail))
+        """Tell an agent of a bounce. What goes wrong is logged, no more."""
+        place = self._enter(inbox)
         try:
-            done, _ = await asyncio.wait((task,), timeout=inbox.timeout)
-            if not done:
-                task.cancel()
-                await asyncio.wait((task,), timeout=GRACE)
+            async with place.room:
+                apart = self._apart(inbox, place)
+                if apart is None:
+                    await self._attempt(place, inbox, inbox.agent.bounced, bounce)
+                else:
+                    await apart.bounced(bounce)
+        except (AgentError, TryLater, DivertedError) as error:
+            event("bounce not told", level=logging.WARNING, inbox=inbox.name, reason=str(error))
         finally:
-            if not task.done():  # we are being cancelled ourselves, or it does not end: then we go on without it
-                task.cancel()
-                self._left_behind.add(task)
-                task.add_done_callback(self._left_behind.discard)
-        if not done:
-            if not task.done():
-                event("agent does not end", level=logging.WARNING, id=mail.id, inbox=inbox.name)
-            where = task.result()[1] if task.done() and not task.cancelled() else None
-            raise AgentError(f"the agent took longer than {inbox.timeout:g} s", _trace(where) if where else "")
-        if task.cancelled():  # by itself: cancelled, and then returned without a pause
-            raise AgentError("the agent cancelled its own task")
-        answer, error = task.result()
-        if isinstance(error, TryLater):
-            raise _wish(error)
-        if isinstance(error, GiveUp):
-            raise AgentError(f"the agent gave up: {one_line(error)}", final=True)
-        if isinstance(error, BusyError):
-            raise AgentError(str(error))
-        if error is not None:
-            raise AgentError(f"the agent raised {type(error).__name__}: {one_line(error)}", _trace(error)) from None
+            self._leave(place)
+
+    async def _attempt(
+        self, place: _Place, inbox: Inbox, function: Callable[..., Any], *arguments: object, mail: str = ""
+    ) -> object:
         try:
-            return check(answer)
-        except AgentError:
-            raise
-        except Exception as mistake:  # a `Reply` that holds what no `Reply` may hold
-            reason = f"the agent's answer can't be read: {type(mistake).__name__}: {one_line(mistake)}"
-            raise AgentError(reason, _trace(mistake)) from None
+            return await self._attempts.run(place, function, *arguments, seconds=inbox.timeout, mail=mail)
+        finally:
+            if place.blocks and not place.told:
+                place.told = True
+                event(
+                    "agent isolated",
+                    level=logging.WARNING,
+                    inbox=inbox.name,
+                    reason="it blocked the server: from now on it runs in processes of its own",
+                )
 
-    async def _contained(self, agent: Agent, mail: Mail) -> tuple[object, BaseException | None]:
-        """What the agent returned, or what it raised, `SystemExit` and its own cancellation included: out of a task, these
-        would end the server."""
+    def _apart(self, inbox: Inbox, place: _Place, isolated: bool = False) -> Isolated | None:
+        """The processes that an inbox's agent runs in, or None where it runs here. An agent that was built from no file or
+        module can't be found by another process."""
+        if not inbox.type.source or not (isolated or inbox.isolated or place.blocks):
+            return None
+        if place.isolated is None:
+            place.isolated = Isolated(inbox)
+        return place.isolated
+
+    def _place(self, inbox: Inbox) -> _Place:
+        if inbox not in self._places:
+            self._places[inbox] = _Place(inbox)
+        return self._places[inbox]
+
+    def _enter(self, inbox: Inbox) -> _Place:
+        place = self._place(inbox)
+        place.running += 1
+        place.idle.clear()
+        return place
+
+    def _leave(self, place: _Place) -> None:
+        place.running -= 1
+        if not place.running:
+            place.idle.set()
+
+    async def _start(self, inbox: Inbox) -> None:
+        place = self._place(inbox)
         try:
-            return await self._call(agent, mail), None
-        except BaseException as error:
-            return None, error
+            apart = self._apart(inbox, place)
+            if apart is None:
+                inbox.agent.context.open()
+                await self._attempt(place, inbox, inbox.agent.start)
+            else:
+                await apart.start()
+        except (AgentError, TryLater, DivertedError) as error:
+            await self._stop(inbox, started=False)
+            reason = str(error).removeprefix("the agent raised ")
+            key = dotted(("inboxes", inbox.name))
+            raise PluginError(f'{key}: the agent "{inbox.type.name}" does not start: {reason}') from error
 
-    async def _call(self, agent: Agent, mail: Mail) -> object:
-        function = agent.answer
-        if inspect.iscoroutinefunction(function):
-            return await function(mail)
-        result, error = await self._threads.run(partial(function, mail))
-        if error is not None:
-            raise error
-        return await result if inspect.isawaitable(result) else result
+    async def _stop_all(self, inboxes: Collection[Inbox]) -> None:
+        if inboxes:
+            await asyncio.wait([asyncio.create_task(self._stop(inbox)) for inbox in inboxes])
 
-
-def build(
-    name: str, agents: Mapping[str, AgentType], agent: str, settings: Mapping[str, Any]
-) -> tuple[AgentType, Agent]:
-    """An inbox's agent, with its settings validated. Raises `PluginError`: one line with the key and the reason."""
-    kind = agents.get(agent)
-    if kind is None:
-        known = ", ".join(agents) or "none: is `plugins` set to the folder they are in?"
-        raise PluginError(f'{dotted(("inboxes", name, "agent"))}: there is no agent "{agent}" (there are: {known})')
-    try:
-        validated: BaseModel = kind.settings.model_validate(dict(settings))
-    except ValidationError as error:
-        raise PluginError(_invalid(kind, name, error)) from None
-    except Exception as error:  # a validator that raises what pydantic doesn't expect
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise PluginError(f"{dotted(('inboxes', name, 'settings'))}: {reason}") from error
-    try:
-        return kind, kind.build(validated)
-    except (Exception, SystemExit) as error:
-        reason = f'the agent "{agent}" does not start: {type(error).__name__}: {one_line(error)}'
-        raise PluginError(f"{dotted(('inboxes', name))}: {reason}") from error
+    async def _stop(self, inbox: Inbox, started: bool = True) -> None:
+        """End what there is of one inbox: the agent, its context, its processes. Everything of the agent's is contained."""
+        place = self._place(inbox)
+        steps: list[Callable[..., Any]] = [inbox.agent.context.close]
+        if started and not (inbox.isolated and inbox.type.source):
+            steps.insert(0, inbox.agent.stop)
+        for step in steps:
+            try:
+                await self._attempts.run(Bench(inbox.name), step, seconds=STOP)
+            except (AgentError, TryLater, DivertedError) as error:
+                event("agent did not stop", level=logging.WARNING, inbox=inbox.name, reason=str(error))
+        if place.isolated is not None:
+            await place.isolated.close()
+        self._places.pop(inbox, None)
 
 
-def _invalid(kind: AgentType, name: str, error: ValidationError) -> str:
-    """What is wrong with an agent's settings: the first key, and the reason. No value is repeated: it may be a secret."""
-    found = error.errors(include_url=False, include_input=False)
-    first = found[0]
-    key = dotted(("inboxes", name, "settings", *first["loc"]))
-    if first["type"] == "extra_forbidden":
-        reason = f"unknown key; known here: {', '.join(kind.settings.model_fields) or 'none'}"
-    elif first["type"] == "missing":
-        reason = "is required"
-    else:
-        reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{key}: {reason}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
-
-
-def check(answer: object) -> Answer:
-    """An agent's result, as it may be used: text becomes a `Reply`, empty text silence. Raises `AgentError`."""
-    if isinstance(answer, str):
-        answer = Reply(text=answer)
-    if answer is None:
-        return None
-    if isinstance(answer, HandOver):
-        return answer
-    if isinstance(answer, Distribute):
-        return _check_distribute(answer)
-    if isinstance(answer, Forward):
-        if isinstance(answer.to, str) or not all(isinstance(target, str) for target in answer.to):
-            raise AgentError("the agent's Forward holds something else than a list of addresses in to")
-        if answer.subject_prefix is not None and not isinstance(answer.subject_prefix, str):
-            raise AgentError("the agent's Forward holds something else than text in subject_prefix")
-        return answer
-    if not isinstance(answer, Reply):
-        raise AgentError(
-            f"the agent returned a {type(answer).__name__}; allowed are Reply, Forward, HandOver, Distribute, str and None"
-        )
-    _check_fields(answer)
-    if not answer.text.strip() and not answer.html.strip() and not answer.attachments:
-        return None
-    size = len(answer.text) + len(answer.html) + sum(len(attachment.data) for attachment in answer.attachments)
-    if size > MAX_ANSWER:
-        raise AgentError(f"the agent's answer is too large: {size} octets, {MAX_ANSWER} are allowed")
-    return answer
-
-
-def _check_fields(answer: Reply) -> None:
-    """Python checks no types: what an agent put into its Reply may be anything. Raises `AgentError`."""
-    if not isinstance(answer.text, str) or not isinstance(answer.html, str):
-        raise AgentError("the agent's Reply holds something else than text in text or html")
-    for name in ("subject", "from_"):
-        if getattr(answer, name) is not None and not isinstance(getattr(answer, name), str):
-            raise AgentError(f"the agent's Reply holds something else than text in {name}")
-    if not isinstance(answer.handle, str) or not isinstance(answer.tag, str) or not _TAG.fullmatch(answer.tag):
-        raise AgentError(f"the agent's Reply needs a tag of up to {MAX_TAG} letters, digits, dots and hyphens")
-    if answer.interval is not None and not (
-        isinstance(answer.interval, int | float) and 0 <= answer.interval <= MAX_INTERVAL
-    ):
-        raise AgentError("the agent's Reply holds something else than seconds in interval")
-    if not isinstance(answer.headers, Mapping) or not all(
-        isinstance(part, str) for field in answer.headers.items() for part in field
-    ):
-        raise AgentError("the agent's Reply holds something else than a table of texts in headers")
-    if not isinstance(answer.attachments, list | tuple) or not all(_is_file(file) for file in answer.attachments):
-        raise AgentError(
-            "the agent's Reply holds something else than a list of Attachments (text, text, bytes) in attachments"
-        )
-
-
-def _check_distribute(answer: Distribute) -> Distribute:
-    if isinstance(answer.to, str) or not all(isinstance(target, str) for target in answer.to):
-        raise AgentError("the agent's Distribute holds something else than a list of addresses in to")
-    if not isinstance(answer.name, str) or not isinstance(answer.subject_prefix, str | None):
-        raise AgentError("the agent's Distribute holds something else than text in name or subject_prefix")
-    if not isinstance(answer.one_click, Mapping) or not all(
-        isinstance(part, str) for link in answer.one_click.items() for part in link
-    ):
-        raise AgentError("the agent's Distribute holds something else than a table of texts in one_click")
-    return answer
-
-
-def _is_file(file: object) -> bool:
-    """Whether it can be sent as a file; one that came with a mail can, too."""
-    return (
-        isinstance(getattr(file, "name", None), str)
-        and isinstance(getattr(file, "content_type", None), str)
-        and isinstance(getattr(file, "data", None), bytes | bytearray)
-    )
-
-
-def _wish(wish: TryLater) -> TryLater:
-    """The agent's wish as one of our own: a subclass may hold anything in `seconds`. Raises `AgentError`."""
-    try:
-        return TryLater(wish.seconds)
-    except Exception as error:
-        raise AgentError(f"the agent's TryLater names no time: {type(error).__name__}", _trace(error)) from None
-
-
-def _trace(error: BaseException) -> str:
-    """The traceback from where the agent begins: how we came to call it is nothing to its author."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))[-TRACEBACK:]
-
-
-_TAG = re.compile(rf"[A-Za-z0-9.-]{{0,{MAX_TAG}}}")
-_HERE = str(Path(__file__).parent)
+def _succeeded(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

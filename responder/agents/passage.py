@@ -92,9 +92,7 @@ def unpack_answer(told: dict[str, Any], blobs: Sequence[bytes]) -> object:
             )
         case "reply":
             text, html, *data = blobs
-            files = [
-                Attachment(name, kind, blob) for (name, kind), blob in zip(told["files"], data, strict=True)
-            ]
+            files = [Attachment(name, kind, blob) for (name, kind), blob in zip(told["files"], data, strict=True)]
             return Reply(
                 text=text.decode("utf-8", "surrogatepass"),
                 html=html.decode("utf-8", "surrogatepass"),

@@ -102,12 +102,13 @@ def _check_distribute(answer: Distribute) -> Distribute:
         raise AgentError("the agent's Distribute holds something else than a list of addresses in to")
     if not isinstance(answer.name, str) or not isinstance(answer.subject_prefix, str | None):
         raise AgentError("the agent's Distribute holds something else than text in name or subject_prefix")
-    if not isinstance(answer.one_click, Mapping) or not all(
-        isinstance(part, str) for link in answer.one_click.items() for part in link
-    ):
-        raise AgentError("the agent's Distribute holds something else than a table of texts in one_click")
-    links = sum(len(part) for link in answer.one_click.items() for part in link)
-    _check_size(sum(map(len, answer.to)) + links + len(answer.name) + len(answer.subject_prefix or ""))
+    size = sum(map(len, answer.to)) + len(answer.name) + len(answer.subject_prefix or "")
+    for name in ("one_click", "tokens"):
+        table = getattr(answer, name)
+        if not isinstance(table, Mapping) or not all(isinstance(part, str) for pair in table.items() for part in pair):
+            raise AgentError(f"the agent's Distribute holds something else than a table of texts in {name}")
+        size += sum(len(part) for pair in table.items() for part in pair)
+    _check_size(size)
     return answer
 
 
@@ -151,7 +152,9 @@ def trace(error: BaseException) -> str:
     while begin is not None and begin.tb_frame.f_code.co_filename.startswith(_HERE):
         begin = begin.tb_next
     try:
-        lines = traceback.format_exception(type(error), error, begin or error.__traceback__)
+        found = traceback.TracebackException(type(error), error, begin or error.__traceback__)
+        found.stack[:] = [entry for entry in found.stack if entry.filename != _WATCHDOG]
+        lines = found.format()
     except Exception:  # it would have to say what it says
         return "".join(traceback.format_tb(begin or error.__traceback__))[-TRACEBACK:] + type(error).__name__
     return "".join(lines)[-TRACEBACK:]
@@ -160,12 +163,14 @@ def trace(error: BaseException) -> str:
 def where(frame: FrameType | None) -> str:
     """Where something is, as a traceback from where the agent begins."""
     stack = traceback.extract_stack(frame)
-    ours = [entry.filename.startswith(_HERE) for entry in stack]
-    begin = ours.index(True) if any(ours) else 0
-    while begin < len(ours) - 1 and ours[begin]:
+    calls = [number for number, entry in enumerate(stack) if entry.filename in _CALLERS]
+    begin = calls[-1] if calls else 0
+    while begin < len(stack) - 1 and stack[begin].filename.startswith(_HERE):
         begin += 1
-    return "".join(["Traceback (most recent call last):\n", *stack[begin:].format()])[-TRACEBACK:]
+    return "".join(["Traceback (most recent call last):\n", *traceback.format_list(stack[begin:])])[-TRACEBACK:]
 
 
 _TAG = re.compile(rf"[A-Za-z0-9.-]{{0,{MAX_TAG}}}")
 _HERE = str(Path(__file__).parent)
+_CALLERS = (f"{_HERE}/attempts.py", f"{_HERE}/threads.py")
+_WATCHDOG = f"{_HERE}/watchdog.py"

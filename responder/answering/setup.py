@@ -58,6 +58,9 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
             timeout=table.timeout or config.answering.timeout,
             isolated=isolated,
             concurrency=table.concurrency or usual,
+            memory=config.answering.memory,
+            settings=table.settings,
+            agents=agents,
         )
     policy = Policy(
         hostname=config.hostname,

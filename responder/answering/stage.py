@@ -29,6 +29,9 @@ from responder.observe import event
 from responder.store.base import InboundItem, Settlement, Store
 
 
+SUSPICIOUS = 2  # workers that died with a mail: from then on its agent is run in a process of its own
+
+
 class Answering:
     """The stage. `setup` follows a reload."""
 
@@ -95,7 +98,8 @@ class Answering:
         turn = Turn(inbox.name)
         try:
             with turn:
-                answer = await self._host.run(inbox, mail)
+                # The second time that a worker dies with it, it may be its agent that kills them.
+                answer = await self._host.run(inbox, mail, isolated=item.deaths >= SUSPICIOUS)
             return replace(outgoing.settle(answer, content, suppressed), memory=turn.memory)
         except TryLater as wish:
             return replace(self._again(item, str(wish), pause=wish.seconds), memory=turn.memory)

@@ -14,7 +14,7 @@ from responder.agents.host import Inbox
 from responder.clock import Clock
 from responder.config import Rate, Reply
 from responder.mail import address as addresses
-from responder.mail.address import Address, AddressError
+from responder.mail.address import Address, AddressError, split_tag
 from responder.mail.headers import Headers
 from responder.mail.thread import conversation_key
 from responder.observe import event
@@ -45,7 +45,9 @@ def windows_of(
     seconds = inbox.interval if pause is None else pause
     if seconds > 0:
         reason = "interval: this sender was answered within the inbox's interval"
-        windows.append(Window(f"interval {mailbox} {sender} {handle}".rstrip(), 1, seconds, reason))
+        # A person is one, whatever tag is written behind the name (RFC 5230 4.2).
+        whom = mailbox if inbox.kind == "service" else Address(split_tag(recipient.local)[0], recipient.domain).key
+        windows.append(Window(f"interval {whom} {sender} {handle}".rstrip(), 1, seconds, reason))
     # Without any id there is no conversation to count, so all such mails of one sender are one.
     conversation = conversation_key(headers) or sender
     rates: Sequence[tuple[str, str, Rate | None]] = (

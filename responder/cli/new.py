@@ -21,8 +21,7 @@ AGENT = Template('''\
 """The agent "$name": greets whoever writes, and repeats what was written."""
 
 from pydantic import BaseModel, ConfigDict
-
-from responder import Agent, Mail, Reply, hookimpl
+${gap}from responder import Agent, Mail, Reply, hookimpl
 
 
 class $kind(Agent):
@@ -95,7 +94,9 @@ def run(options: argparse.Namespace) -> int:
     config, file = _configuration(options)
     folder = _folder(options.folder, config, file)
     _look_around(config, name, module)
-    words = {"name": name, "kind": "".join(part.capitalize() for part in module.split("_")) + "Agent"}
+    # Where our own package is beside it, as in a clone, linters want its imports apart.
+    gap = "\n" if Path("responder", "__init__.py").is_file() else ""
+    words = {"name": name, "kind": "".join(part.capitalize() for part in module.split("_")) + "Agent", "gap": gap}
     agent, test = folder / f"{module}.py", folder / f"test_{module}.py"
     is_new = not folder.exists()
     _write(agent, test, words)

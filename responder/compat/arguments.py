@@ -51,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Serve until Ctrl-C. The exit status: 0, or 1 where it cannot begin; raises `SystemExit` for wrong arguments."""
-    options = _parser().parse_args(arguments)
+    with contextlib.suppress(KeyboardInterrupt):
+        return _serve(_parser().parse_args(arguments))
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
     if options.debug:
         smtpd.DEBUGSTREAM = sys.stderr
     try:
@@ -62,8 +67,7 @@ def main(arguments: list[str]) -> int:
     if not options.nosetuid and not _become_nobody():
         print('Cannot setuid "nobody"; try running with -n option.', file=sys.stderr)
         return 1
-    with contextlib.suppress(KeyboardInterrupt):
-        smtpd.serve_forever()
+    smtpd.serve_forever()
     return 0
 
 

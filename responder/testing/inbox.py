@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from responder.agents.base import Agent, AgentFunction, Bounce
-from responder.agents.context import BlockingState
+from responder.agents.context import MAIL_ID, BlockingState
 from responder.agents.host import AgentError, Host
 from responder.agents.load import AgentType, PluginError, load_plugins
 from responder.agents.registry import agent_type
@@ -210,6 +210,7 @@ class _Host(Host):
         self.errors: dict[str, str] = {}
 
     async def run(self, *given: Any, **more: Any) -> Any:
+        MAIL_ID.set(given[1].id)  # the standing clock tells a run by it
         try:
             return await super().run(*given, **more)
         except AgentError as error:

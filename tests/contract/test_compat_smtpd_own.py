@@ -18,7 +18,7 @@ import pytest
 
 from responder.compat import asyncore, smtpd
 from responder.compat.arguments import main
-from tests.support.server import environment
+from tests.support.server import environment, free_port
 from tests.support.smtp_sink import SMTPSink
 from tests.support.submission import Client
 from tests.support.waiting import Background, until
@@ -474,12 +474,15 @@ def test_interrupt_when_it_comes_then_it_is_raised_where_the_loop_was_called(bus
 
 def test_module_when_run_as_a_program_then_it_serves_a_class_until_interrupted() -> None:
     command = [sys.executable, "-u", "-m", "responder.compat.smtpd", "-n", "-d", "-s", "1000", "-c", "DebuggingServer"]
+    port = free_port()
     process = subprocess.Popen(
-        [*command, "127.0.0.1:0"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, f"127.0.0.1:{port}"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("DebuggingServer started at ")
+        with Client(port) as client:
+            assert client.hello[1].split("\n")[1:] == ["SIZE 1000", "8BITMIME", "HELP"]
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
 
@@ -515,8 +518,10 @@ def test_asyncore_when_asked_for_more_then_it_says_what_it_is() -> None:
 
 
 def test_pure_proxy_when_it_takes_octets_then_they_arrive_as_they_came_and_a_refusal_is_logged(
-    loop: Loop, capsys: pytest.CaptureFixture[str]
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logged: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(smtpd, "event", lambda name, **fields: logged.append((name, fields)))
     content = b"Subject: x\r\n\r\ngr\xc3\xbcn \xff\r\n.dot\r\n"
     with Background() as background:
         sink = background.enter(SMTPSink({"RCPT": [None, "550 5.1.1 no"]}))
@@ -526,7 +531,9 @@ def test_pure_proxy_when_it_takes_octets_then_they_arrive_as_they_came_and_a_ref
             assert client.mail(SENDER, [*RECIPIENTS, "gone@d.example"], content) == (250, "OK")
     [taken] = sink.transactions
     assert taken.content == content.replace(b"x\r\n\r\n", b"x\r\nX-Peer: 127.0.0.1\r\n\r\n")
-    assert "gone@d.example" in capsys.readouterr().err
+    [(name, fields)] = logged
+    assert (name, fields["recipients"]) == ("lost", 1)
+    assert "gone@d.example" in fields["refused"]
 
 
 def test_mailman_proxy_when_there_is_no_mailman_then_it_says_so_at_once(loop: Loop) -> None:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from plugins.confirm import Confirm
 from responder import Agent, Answer, Confirmation, Context, Distribute, Forward, GiveUp, HandOver, Mail, Reply, TryLater
-from responder.agents.host import MAX_TAG, check
+from responder.agents.base import NoSettings
+from responder.agents.results import MAX_TAG, check
 from responder.config import Config
 from responder.mail.address import parse
+from tests.support.agents import Plugins
 from tests.support.clock import ManualClock
 from tests.support.memory import MemoryState, equipped
 from tests.support.server import ROOT
@@ -171,6 +173,7 @@ async def test_token_when_used_then_a_second_mail_gets_nothing_and_is_told() -> 
 async def test_token_when_its_time_is_over_then_it_is_nothing_and_no_trace_is_left() -> None:
     desk = Desk(expires=3600)
     token = await desk.ask()
+    await desk.ask("never answered")
     used = await desk.ask("other")
     assert await desk.confirmation.redeem(desk.tagged(used)) == "other"
     desk.clock.advance(3599)
@@ -367,3 +370,20 @@ def test_page_when_its_examples_are_loaded_then_they_are_valid() -> None:
             assert inbox.agent == "confirm"
             Confirm.Settings.model_validate(inbox.settings)
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(Confirm.Settings.model_fields)
+
+
+async def test_page_when_its_agent_is_run_then_it_does_what_is_said(plugins: Plugins) -> None:
+    page = (ROOT / "docs" / "agents" / "confirm.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    plugins.write("own/newsletter.py", code)
+    agent = plugins.load()["newsletter"].build(NoSettings())
+    desk = Desk()
+    agent.context = Context("newsletter", desk.state, desk.clock)
+    await agent.start()
+    asked = await agent.answer(desk.mail())
+    assert isinstance(asked, Reply)
+    for token, expected in (("a" * 12 + "-" + "b" * 16, "can't be used"), (asked.tag, "Welcome"), (asked.tag, "can't")):
+        answer = await agent.answer(desk.tagged(token))
+        assert isinstance(answer, Reply)
+        assert expected in answer.text
+    assert list(await desk.state.items("member/")) == [f"member/{ANN}"]

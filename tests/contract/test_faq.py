@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plugins.faq import FAQ, MAX_SENTENCE, MAX_TEXT, check_pattern, fold
+from plugins.faq import FAQ, MAX_SEARCHED, MAX_SENTENCE, MAX_TEXT, check_pattern, fold
 from responder import Answer, Forward, GiveUp, Mail, Reply
 from tests.support.agents import mail
 from tests.support.clock import ManualClock
@@ -216,6 +216,8 @@ def test_pattern_when_it_is_an_ordinary_one_then_it_is_taken_and_quick_on_the_wo
 def test_text_when_it_is_long_then_its_beginning_is_looked_at() -> None:
     assert told("", "x " * (MAX_TEXT // 2) + "price") is None
     assert told("", "price " + "x " * MAX_TEXT) == PRICE["text"]
+    assert told("", "x. " * (MAX_SEARCHED // 3) + "address") is None
+    assert told("", "address. " + "x. " * MAX_SEARCHED) == ROAD["text"]
 
 
 def test_patterns_when_they_take_too_long_together_then_the_run_ends_for_good() -> None:

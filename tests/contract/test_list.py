@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from plugins._list_settings import ListSettings
 from plugins.list import MailingList
 from responder import Answer, Authentication, Bounce, Distribute, Forward, Mail, Reply
-from responder.agents.host import check
+from responder.agents.results import check
 from responder.config import Config
 from responder.mail.address import parse
 from tests.support.clock import ManualClock
@@ -121,7 +121,8 @@ async def test_request_when_it_stands_in_the_subject_then_it_is_obeyed(world: Wo
         assert "send its mail to you" in asked.text
     asked = await world.reply("", subject="Re: unsubscribe!")
     assert "send you nothing" in asked.text
-    assert isinstance(await world.send(subject="unsubscribe from what?"), Distribute)
+    for subject in ("unsubscribe from what?", "Help", "Who?", "leave", "info"):
+        assert isinstance(await world.send(subject=subject), Distribute)
     assert "This is the mailing list" in (await world.reply("request", subject="do a somersault")).text
 
 

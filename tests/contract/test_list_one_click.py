@@ -174,6 +174,12 @@ async def test_client_when_it_speaks_nonsense_then_it_is_told_and_nothing_is_log
     assert [record for record in caplog.records if record.name.startswith(("responder", "asyncio"))] == []
 
 
+async def test_client_when_it_goes_on_sending_then_it_still_sees_why_it_is_refused(world: World) -> None:
+    head = f"POST {world.path()} HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n".encode()
+    said = await world.raw(head, *[b"x" * 5000] * 8, pause=0.02)
+    assert said.startswith(b"HTTP/1.1 413")
+
+
 async def test_client_when_it_leaves_early_then_nothing_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -233,6 +233,15 @@ HOSTILE = {
         "{% macro m(n) %}xxxx{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
         "more than 100000 characters",
     ),
+    "a macro that writes into a name": (
+        "{% macro m() %}" + "x" * 1000 + "{% endmacro %}{% for i in range(200) %}{% set y = m() %}{% endfor %}",
+        "more than 100000 characters",
+    ),
+    "a method of a number": ("{{ (1).to_bytes(1000000000, 'big')|length }}", "SecurityError"),
+    "a method that widens": ("{{ mail.text.ljust(1000000000)|length }}", "SecurityError"),
+    "a method that replaces": ("{{ mail.text.replace('', 'x')|length }}", "SecurityError"),
+    "a wide format of the method": ("{{ '{:1000000000}'.format(1)|length }}", "SecurityError"),
+    "a wide format of a table": ("{{ '{a:1000000000}'.format_map({'a': 1})|length }}", "SecurityError"),
     "what is not there": ("{{ mail.date.year }}", "'None' has no attribute 'year'"),
     "nonsense": ("{{ 1 / 0 }}", "division by zero"),
 }

@@ -6,7 +6,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -30,6 +30,7 @@ from tests.support.stages import Desk, configured, desk
 
 DAY = 86400.0
 PAGE = (ROOT / "docs" / "agents" / "vacation.md").read_text(encoding="utf-8")
+NOON = datetime.fromisoformat("2026-07-01T12:00:00")  # without a zone, as TOML may bring it
 ANN = "ann@client.example"
 BOB = "bob@test.example"
 
@@ -137,7 +138,7 @@ def at(text: str) -> ManualClock:
         ({"start": date(2026, 12, 24)}, ["2026-12-23T23:59:59Z"], ["2026-12-24T00:00:00Z", "2040-01-01T00:00:00Z"]),
         ({"start": "2026-12-24"}, ["2026-12-23T23:59:59Z"], ["2026-12-24T00:00:00Z"]),
         (
-            {"start": datetime(2026, 7, 1, 12), "end": datetime(2026, 7, 1, 14), "timezone": "Europe/Berlin"},
+            {"start": NOON, "end": NOON + timedelta(hours=2), "timezone": "Europe/Berlin"},
             ["2026-07-01T09:59:59Z", "2026-07-01T12:00:01Z"],
             ["2026-07-01T10:00:00Z", "2026-07-01T12:00:00Z"],
         ),
@@ -178,15 +179,15 @@ async def test_outside_of_the_absence_then_the_log_says_so(
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
-async def handle(agents: Mapping[str, AgentType], subject: str = "hello", **settings: Any) -> str:
-    answer = await made(agents, **settings).answer(mail(f"Subject: {subject}"))
+async def handle(agents: Mapping[str, AgentType], title: str = "hello", **settings: Any) -> str:
+    answer = await made(agents, **settings).answer(mail(f"Subject: {title}"))
     assert isinstance(answer, Reply)
     return answer.handle
 
 
 async def test_what_is_said_changes_then_so_does_the_handle(agents: Mapping[str, AgentType]) -> None:
     alone = await handle(agents)
-    assert alone == await handle(agents, subject="another one", days=30, start=date(2020, 1, 1), addresses=[BOB])
+    assert alone == await handle(agents, "another one", days=30, start=date(2020, 1, 1), addresses=[BOB])
     others = [
         await handle(agents, **settings)
         for settings in (
@@ -220,9 +221,11 @@ def table(folder: Path, settings: dict[str, Any], inbox: dict[str, Any] | None =
     return configured({"bob": bob}, plugins=[str(folder)])
 
 
-async def arrive(it: Desk, sender: str = ANN, *fields: str, to: str = BOB) -> str:
+async def arrive(
+    it: Desk, sender: str = ANN, *fields: str, to: str = BOB, subject: str | None = "Subject: Lunch?"
+) -> str:
     """Put a mail into the store; its item."""
-    lines = [f"From: {sender}", f"To: {to}", "Subject: Lunch?", *fields, "", "hello", ""]
+    lines = [f"From: {sender}", f"To: {to}", *([subject] if subject else []), *fields, "", "hello", ""]
     mail = NewMail(
         id=it.clock.new_id(),
         received_at=it.clock.now(),
@@ -231,7 +234,7 @@ async def arrive(it: Desk, sender: str = ANN, *fields: str, to: str = BOB) -> st
         helo="client.example",
         message_id="",
         content="\r\n".join(lines).encode(),
-        recipients=((to if to.startswith("bob") else BOB, "bob"),),
+        recipients=((to if to.startswith("bob+") else BOB, "bob"),),
     )
     await it.store.accept(mail)
     return f"{mail.id}.0"
@@ -276,18 +279,7 @@ async def test_settings_say_what_is_written_then_it_is(folder: Path, tmp_path: P
 
 async def test_mail_has_no_subject_then_the_answer_has_one(folder: Path, tmp_path: Path) -> None:
     async with desk(tmp_path, table(folder, {})) as it:
-        identifier = it.clock.new_id()
-        mail = NewMail(
-            identifier,
-            it.clock.now(),
-            ANN,
-            "192.0.2.1",
-            "c",
-            "",
-            b"From: a@b.c\r\nTo: " + BOB.encode() + b"\r\n\r\n",
-            ((BOB, "bob"),),
-        )
-        await it.store.accept(mail)
+        await arrive(it, subject=None)
         await it.turn()
         assert (await the_answer(it))["Subject"] == "Automated reply"
 
@@ -365,6 +357,13 @@ async def test_two_mails_at_once_then_one_answer(folder: Path, tmp_path: Path) -
         assert sorted(ends[:2]) == [State.ANSWERED, State.SILENT]
         assert ends[2] is State.ANSWERED
         assert sorted(message.recipient for message in await it.leaving()) == [ANN, "carol@client.example"]
+
+
+async def test_tags_of_the_address_differ_then_it_is_one_person_all_the_same(folder: Path, tmp_path: Path) -> None:
+    async with desk(tmp_path, table(folder, {})) as it:
+        assert await answered(it)
+        assert not await answered(it, to="bob+news@test.example")
+        assert not await answered(it, to="bob+shop@test.example")
 
 
 async def test_subjects_differ_then_it_is_one_answer_all_the_same(folder: Path, tmp_path: Path) -> None:

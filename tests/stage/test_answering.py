@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from responder.agents import host
+from responder.agents import attempts, results
 from responder.mail.lifecycle import State
 from responder.store.base import OutboundItem
 from tests.support.stages import configured, desk
@@ -156,7 +156,7 @@ async def test_traceback_is_kept_to_its_end_and_no_longer(tmp_path: Path) -> Non
         item = await it.put()
         await it.turn()
         _, reason = await it.end(item)
-        assert len(reason) < host.TRACEBACK + 500
+        assert len(reason) < results.TRACEBACK + 500
         assert reason.splitlines()[-1].startswith("RecursionError")
 
 
@@ -176,7 +176,7 @@ async def test_answer_of_a_later_attempt_is_the_only_one(tmp_path: Path) -> None
 async def test_agent_that_hangs_is_left_at_its_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str, does: str
 ) -> None:
-    monkeypatch.setattr(host, "GRACE", 0.05)
+    monkeypatch.setattr(attempts, "GRACE", 0.05)
     table = {"agent": agent, "timeout": "50ms", "settings": {"does": does}}
     async with desk(tmp_path, configured({"bad": table, "echo": "answer"})) as it:
         bad, good = await it.put("bad"), await it.put("echo")

@@ -56,15 +56,6 @@ def test_plugin_when_new_then_its_test_passes_and_the_agent_answers(operator: Op
 
 def test_plugin_when_new_then_linter_and_type_checker_have_nothing_to_say(operator: Operator) -> None:
     operator("new", "plugin", "price-list")
-    for path in (operator.folder / "own").glob("*.py"):  # in a clone of the project, by its own rules
-        run = subprocess.run(
-            [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", f"plugins/{path.name}", "-"],
-            input=path.read_text(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0 or path.name.startswith("test_"), run.stdout + run.stderr
     paths = [str(path) for path in sorted((operator.folder / "own").glob("*.py"))]
     for command in (
         ["ruff", "check", "--isolated", "--no-cache"],
@@ -79,6 +70,21 @@ def test_plugin_when_new_then_linter_and_type_checker_have_nothing_to_say(operat
             text=True,
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_plugin_when_new_in_a_clone_then_the_project_s_own_rules_have_nothing_to_say(operator: Operator) -> None:
+    (operator.folder / "responder").mkdir()
+    (operator.folder / "responder" / "__init__.py").touch()
+    operator("new", "plugin", "price-list")
+    for path in (operator.folder / "own").iterdir():
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", f"plugins/{path.name}", "-"],
+            input=path.read_text(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0 or (path.name.startswith("test_") and "S101" in run.stdout), run.stdout
 
 
 def test_plugin_when_new_then_what_comes_next_is_told_and_true(operator: Operator) -> None:
@@ -117,8 +123,7 @@ def test_inbox_when_it_can_not_be_added_then_nothing_was_done(operator: Operator
     local.write_text('[inboxes.one]\nagent = "one"\n')
     result = operator("new", "plugin", "one", "--add-inbox")
     assert result.status == 2 and "inboxes.one: is already there" in result.err
-    assert sorted(path.name for path in operator.folder.iterdir()) == ["own", "responder.local.toml", "responder.toml"]
-    assert list((operator.folder / "own").iterdir()) == []
+    assert sorted(path.name for path in operator.folder.iterdir()) == ["responder.local.toml", "responder.toml"]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ class ServerProcess:
         self.log = folder / "server.log"
         self.output = folder / "server.out"
         self.process: subprocess.Popen[bytes] | None = None
+        self.options: tuple[str, ...] = ()  # of `serve`
         folder.mkdir(parents=True, exist_ok=True)
         self.write(config)
 
@@ -132,7 +133,7 @@ class ServerProcess:
         assert self.process is None
         with self.output.open("ab") as out, self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "responder", "serve", "--config", str(self.file)],
+                [*prefix, sys.executable, "-m", "responder", "serve", *self.options, "--config", str(self.file)],
                 cwd=self.folder,
                 env={**environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,

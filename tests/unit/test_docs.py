@@ -4,9 +4,10 @@ of names, hooks, reason codes, states and log events are those of the code."""
 from __future__ import annotations
 
 import ast
-import asyncio
 import inspect
+import logging
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,10 +18,25 @@ from typing import Any
 import pytest
 
 import responder
-from responder import Agent, Attachment, Authentication, Forward, Mail, Reply, Thread
+from responder import (
+    Agent,
+    Attachment,
+    Authentication,
+    Bounce,
+    Command,
+    Context,
+    Distribute,
+    Forward,
+    HandOver,
+    Mail,
+    Reply,
+    Thread,
+)
 from responder.agents import hookspecs
-from responder.agents.host import Host, Inbox, build
-from responder.agents.load import load
+from responder.agents.context import State
+from responder.agents.host import Inbox as Running
+from responder.agents.host import build
+from responder.agents.load import load, load_plugins
 from responder.answering.windows import windows_of
 from responder.config import Config, Rate
 from responder.config import Reply as ReplyTable
@@ -29,9 +45,13 @@ from responder.mail.address import Address
 from responder.mail.compose import ALLOWED_EXTRA_HEADERS
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import TRANSITIONS, states
+from responder.observe import event, follow
 from responder.store.base import Claim, InboundItem
 from responder.store.sqlite.work import CHANGED
+from responder.testing import Inbox, Outcome
+from tests.support.http_server import HTTPServer, Said, said_json
 from tests.support.operator import make_operator
+from tests.support.server import environment
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -86,56 +106,88 @@ def configurations() -> list[dict[str, Any]]:
 def test_pages_when_read_then_every_block_of_code_is_one_that_is_run() -> None:
     assert sorted(files(PLUGINS)) == [
         "plugins/_shared.py",
+        "plugins/digest.py",
+        "plugins/ledger.py",
         "plugins/polite.py",
+        "plugins/quiz.py",
         "plugins/shout.py",
-        "plugins/weather.py",
+        "plugins/test_tides.py",
+        "plugins/tides.py",
         "pyproject.toml",
-        "test_weather.py",
     ]
-    assert len(blocks(PLUGINS, "python")) == 5
+    assert len(blocks(PLUGINS, "python")) == 8
     assert len(blocks(PLUGINS, "toml")) == 3
     assert set(re.findall(r"^```(\w+)$", PLUGINS, re.MULTILINE)) == {"python", "toml", "console"}
     assert set(re.findall(r"^```(\w+)$", OPERATING, re.MULTILINE)) == {"ini", "sh", "console"}
 
 
 @pytest.mark.parametrize("table", configurations(), ids=lambda table: next(iter(table["inboxes"])))
-def test_configuration_when_loaded_then_its_agents_are_built_and_answer(folder: Path, table: dict[str, Any]) -> None:
+def test_configuration_when_loaded_then_its_agents_are_built(folder: Path, table: dict[str, Any]) -> None:
     config = Config.model_validate(table)
     agents = load([folder / "plugins"])
+    assert config.inboxes
     for name, inbox in config.inboxes.items():
-        kind, agent = build(name, agents, inbox.agent, inbox.settings)
-
-        async def answer(kind: Any = kind, agent: Any = agent, name: str = name) -> Any:
-            host = Host(1)
-            mail = Mail(RAW, id="1", inbox=name, recipient=Address(name, "example.org"), sender="ann@client.example")
-            try:
-                return await host.run(Inbox(name, kind, agent, kind.kind, kind.interval, 10.0), mail)
-            finally:
-                host.close()
-
-        told = asyncio.run(answer())
-        assert isinstance(told, Reply)
-        assert told.text in ("HOW ARE YOU?", "Hello: unknown\n")
+        assert build(name, agents, inbox.agent, inbox.settings)[0].origin.startswith(str(folder))
 
 
 def test_plugins_when_loaded_then_each_of_the_page_is_there(folder: Path) -> None:
-    agents = {name: agent for name, agent in load([folder / "plugins"]).items() if str(folder) in agent.origin}
-    assert list(agents) == ["polite", "shout", "weather"]
+    found = load_plugins([folder / "plugins"])
+    agents = {name: agent for name, agent in found.agents.items() if str(folder) in agent.origin}
+    assert list(agents) == ["digest", "polite", "quiz", "shout", "tides"]
     assert all(agent.summary for agent in agents.values())
-    assert agents["weather"].interval == 60
+    assert agents["tides"].interval == 60 and agents["digest"].isolated
+    assert list(found.commands) == ["ledger"] and len(found.observers) == 1
 
 
-def test_example_test_when_run_then_it_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(folder))
-    for name in [name for name in sys.modules if name == "plugins" or name.startswith("plugins.")]:
-        monkeypatch.delitem(sys.modules, name)
-    scope: dict[str, Any] = {}
-    try:
-        exec(compile((folder / "test_weather.py").read_text(), "test_weather.py", "exec"), scope)
-        scope["test_weather_when_asked_then_it_is_told"]()
-    finally:
-        for name in [name for name in sys.modules if name == "plugins" or name.startswith("plugins.")]:
-            del sys.modules[name]
+def test_functions_when_written_to_then_they_answer_as_the_page_says(folder: Path) -> None:
+    place = [folder / "plugins"]
+    with Inbox("shout", plugins=place) as box:
+        assert box.receive("How are you?").text == "HOW ARE YOU?\n"
+    with Inbox("polite", plugins=place) as box:
+        assert box.receive(sender="bob@example.com").text == "Good day, bob@example.com!\n"
+    with Inbox("quiz", plugins=place) as box:
+        question = box.receive("A question, please")
+        assert question.headers.text("from") == "quiz+oslo@example.org"
+        assert question.reply("Bergen").reply("Oslo").text == "Right! That makes 1.\n"
+        assert question.reply("oslo").text == "Right! That makes 2.\n"
+    with Inbox("digest", plugins=place) as box:
+        assert box.receive(attachments=[("a.txt", "text/plain", b"")]).text.startswith(
+            "e3b0c44298fc1c149afbf4c8996fb924"
+        )
+
+
+def test_tides_when_there_is_a_real_server_then_each_of_its_ends_is_as_the_page_says(folder: Path) -> None:
+    routes = {"/high": [said_json({"high": "05:12:30"}), Said(404), Said(500)], "/gone": Said(drop=-1)}
+    with HTTPServer(routes) as server:
+        with Inbox("tides", {"url": f"{server.url}/high", "key": "s3cret"}, plugins=[folder / "plugins"]) as box:
+            assert box.receive(subject="Dover", sender="a@example.com").text == "Dover: 05:12\n"
+            assert server.requests[0].headers["authorization"] == "Bearer s3cret"
+            assert server.requests[0].query == {"at": ["Dover"]}
+            assert box.receive(subject="Atlantis", sender="b@example.com").failed
+            outcome = box.receive(subject="Rome", sender="c@example.com")
+            assert outcome.postponed and "HTTPStatusError" in outcome.reason
+        with Inbox("tides", {"url": f"{server.url}/gone", "key": "k"}, plugins=[folder / "plugins"]) as box:
+            assert box.receive(subject="Dover").delay == 300
+
+
+def test_example_test_when_run_then_it_passes(folder: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "responder.testing", "-p", "no:cacheprovider", "plugins"]
+    run = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and "3 passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_ledger_when_run_then_the_verb_prints_what_the_observer_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = make_operator(folder, monkeypatch, capsys)
+    operator.file.write_text(blocks(PLUGINS, "toml")[0])
+    follow(load_plugins([folder / "plugins"]).observers)
+    event("answered", level=logging.DEBUG, id="1")
+    event("accepted", level=logging.DEBUG, id="2")
+    event("answered", level=logging.DEBUG, id="3")
+    follow((), 10)
+    result = operator("ledger", "--days", "30")
+    assert result.status == 0 and re.fullmatch(r"\d{4}-\d\d-\d\d 2\n", result.out)
 
 
 def test_trial_when_run_as_shown_then_it_says_what_is_shown(
@@ -167,34 +219,74 @@ def test_names_when_public_then_the_page_has_them_and_no_other() -> None:
     assert all(hasattr(responder, name) for name in responder.__all__)
 
 
-def test_hooks_when_there_are_any_then_the_page_has_them() -> None:
+def test_hooks_when_there_are_any_then_the_page_has_them_with_their_arguments() -> None:
     specified = [
-        name for name, member in vars(hookspecs).items() if hasattr(member, "responder_spec") and callable(member)
+        f"{name}({', '.join(inspect.signature(member).parameters)})"
+        for name, member in vars(hookspecs).items()
+        if hasattr(member, "responder_spec") and callable(member)
     ]
-    assert specified
-    assert names(rows(PLUGINS, "The hook")) == specified
+    assert len(specified) == 3
+    assert names(rows(PLUGINS, "The hooks")) == specified
+    source = inspect.getsource(hookspecs)
+    assert source.count("@hookspec\n") == len(specified)  # and each says what it is for
+    assert all(inspect.getdoc(getattr(hookspecs, name.partition("(")[0])) for name in specified)
 
 
 def members(kind: type) -> set[str]:
     """The public attributes of a class, those that `__init__` sets included."""
     source = inspect.getsource(kind)
-    return {name for name in vars(kind) if not name.startswith("_")} | set(
-        re.findall(r"self\.([a-z]\w*)\b.* = ", source)
-    )
+    declared = {name for name in (*vars(kind), *vars(kind).get("__annotations__", {})) if not name.startswith("_")}
+    return declared | set(re.findall(r"self\.([a-z]\w*)\b.* = ", source))
+
+
+SERVERS = {"open", "close", "wait_for"}  # of a Context, for the server itself
 
 
 def test_attributes_when_public_then_the_page_has_them_and_no_other() -> None:
     assert sorted(names(rows(PLUGINS, "`Agent`"))) == sorted(f"Agent.{name}" for name in members(Agent))
     assert sorted(names(rows(PLUGINS, "`Mail`"))) == sorted(f"Mail.{name}" for name in members(Mail))
-    documented = names(rows(PLUGINS, "`Thread`, `Authentication`")) + names(
-        rows(PLUGINS, "`Reply`, `Attachment`, `Forward`")
-    )
-    kinds = (Thread, Authentication, Reply, Attachment, Forward)
-    assert documented == [f"{kind.__name__}.{field.name}" for kind in kinds for field in fields(kind)]
+    documented = names(rows(PLUGINS, "`Context`"))
+    state = [name for name in documented if name.startswith("state.")]
+    assert sorted(set(documented) - set(state)) == sorted(f"Context.{name}" for name in members(Context) - SERVERS)
+    for call in state:
+        name, arguments = re.fullmatch(r"state\.(\w+)\((.*)\)", call).groups()  # type: ignore[union-attr]
+        real = [argument for argument in inspect.signature(getattr(State, name)).parameters if argument != "self"]
+        assert [argument.partition("=")[0] for argument in arguments.split(", ")] == real
+    assert {re.split(r"[.(]", call)[1] for call in state} == {
+        name for name in vars(State) if name.islower() and name[0] != "_"
+    }
+
+
+def test_fields_when_public_then_the_page_has_them_and_no_other() -> None:
+    sections: dict[str, tuple[Any, ...]] = {
+        "`Thread`, `Authentication`": (Thread, Authentication),
+        "`Reply`, `Attachment`": (Reply, Attachment),
+        "`Forward`, `HandOver`, `Distribute`, `Bounce`": (Forward, HandOver, Distribute, Bounce),
+        "`Command`": (Command,),
+    }
+    for heading, kinds in sections.items():
+        assert names(rows(PLUGINS, heading)) == [
+            f"{kind.__name__}.{field.name}" for kind in kinds for field in fields(kind)
+        ]
+
+
+def test_fixture_when_its_parts_are_listed_then_they_are_there() -> None:
+    listed = rows(PLUGINS, "Testing one")
+    found: dict[str, set[str]] = {"box": set(), "outcome": set()}
+    kind = ""
+    for name in names(listed):
+        before, _, attribute = name.partition("(")[0].rpartition(".")
+        kind = before or kind
+        found[kind].add(attribute)
+    for box, attributes in ((Inbox, found["box"]), (Outcome, found["outcome"])):
+        assert len(attributes) >= 6
+        assert attributes <= members(box), attributes - members(box)
+    parameters = set(inspect.signature(Inbox.receive).parameters) - {"self", "text"}
+    assert set(re.findall(r"`([a-z]\w*)`", listed[0][1])) == parameters
 
 
 def test_headers_when_allowed_then_the_page_has_them() -> None:
-    [row] = [row for row in rows(PLUGINS, "`Reply`, `Attachment`, `Forward`") if row[0] == "`Reply.headers`"]
+    [row] = [row for row in rows(PLUGINS, "`Reply`, `Attachment`") if row[0] == "`Reply.headers`"]
     assert {name.lower() for name in re.findall(r"`([^`]+)`", row[1])} == ALLOWED_EXTRA_HEADERS
 
 
@@ -230,7 +322,7 @@ def stage_codes() -> set[str]:
     item = InboundItem("1.0", "1", "x@y.example", "x", Claim("", 1), 0.0, "a@b.example", "", "", "<1@b>", b"")
     kind: Any = None
     windows = windows_of(
-        rates, Inbox("x", kind, None, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b"")
+        rates, Running("x", kind, None, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b"")
     )
     return found | {reason.partition(":")[0] for reason in (CHANGED, *(window.reason for window in windows))}
 

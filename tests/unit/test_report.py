@@ -115,6 +115,8 @@ def status(*groups: str, kind: str = "delivery-status", encoding: str = "7bit") 
     )
 
 
+# The letters below are written after the formats that these systems document; they are not recordings.
+
 QMAIL = crlf("""\
 From: MAILER-DAEMON@mail.example.net
 Subject: failure notice
