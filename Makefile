@@ -7,8 +7,8 @@ SOURCES := $(shell find responder plugins -name '*.py' -o -name '*.sql') pyproje
 
 .PHONY: serve test test-versions bench lint unit constraints clean
 
-serve: $(VENV)/installed  ## the server on the default configuration, in the foreground
-	$(BIN)/responder serve
+serve: $(VENV)/installed  ## the server on the default configuration, in the foreground; it follows what is saved
+	$(BIN)/responder serve --watch
 
 test: $(VENV)/developed  ## every check: lint, types, tests
 	$(MAKE) --no-print-directory lint

@@ -62,10 +62,8 @@ class Members:
     async def add(self, address: str) -> bool:
         """Make an address a member. Whether it is a new one."""
         key = key_of(address)
-        if not await self._state.add(f"member/{key}", {"address": address, "since": int(self._now())}):
-            return False
-        await self._state.set(f"link/{self._identifier(key)}", key)
-        return True
+        await self._state.set(f"link/{self._identifier(key)}", key)  # first: no member without a way out
+        return await self._state.add(f"member/{key}", {"address": address, "since": int(self._now())})
 
     async def remove(self, address: str) -> bool:
         """Whether the address was a member. Its links are void from now on."""

@@ -9,6 +9,7 @@ class ForwardAgent(Agent):
     """Passes each mail on to the inbox's `targets`, HTML and attachments included."""
 
     reads_automatic_mail = True  # a newsletter or a bounce is forwarded too: passing on is not answering
+    needs = ("targets",)
 
     class Settings(BaseModel):
         model_config = ConfigDict(extra="forbid")

@@ -58,6 +58,8 @@ This is the mailing list {list}.
 class MailingList(Agent):
     """A small discussion or announcement list, with confirmed subscription."""
 
+    needs = ("targets",)
+
     Settings = ListSettings
     settings: ListSettings
 
@@ -66,8 +68,9 @@ class MailingList(Agent):
     _route: Route | None = None
 
     async def start(self) -> None:
-        await self.context.state.add("secret", secrets.token_hex(32))
-        secret = await self.context.state.get("secret")
+        secret = secrets.token_hex(32)
+        if not await self.context.state.add("secret", secret):
+            secret = await self.context.state.get("secret")
         signing = self.settings.secret.get_secret_value() if self.settings.secret else secret
         self._members = Members(self.context, secret, signing)
         self._confirmation = Confirmation(self.context, purpose="list", expires=self.settings.confirm_days * DAY)

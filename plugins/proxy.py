@@ -15,6 +15,7 @@ class Proxy(Agent):
     """Hands each mail, unaltered and with its own envelope, to the inbox's `upstream`."""
 
     reads_automatic_mail = True  # bounces and newsletters belong to whoever reads mail upstream
+    needs = ("upstream",)
 
     async def answer(self, mail: Mail) -> HandOver:
         if passes(mail) > MAX_PASSES:

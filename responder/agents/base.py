@@ -154,6 +154,10 @@ class Agent:
     isolated: ClassVar[bool] = False
     """Whether it runs in worker processes of its own, with a memory limit, which are replaced when they hang or die."""
 
+    needs: ClassVar[Sequence[str]] = ()
+    """Keys of `[inboxes.NAME]` that it can't do without: `targets`, `upstream`, `addresses`. A configuration that leaves one out
+    is refused."""
+
     addresses: Sequence[str] = ()
     """Other addresses of the person or group: mail to them counts as addressed to a personal inbox. May be set in `__init__`."""
 

@@ -23,6 +23,9 @@ from responder.observe import Observer
 PROJECT = "responder"
 
 
+NEEDS = ("targets", "upstream", "addresses")  # keys of an inbox that an agent may not be able to do without
+
+
 class PluginError(Exception):
     """A plugin that can't be used; one line that names it and the reason."""
 
@@ -43,6 +46,7 @@ class AgentType:
     summary: str
     build: Callable[[BaseModel], Agent]
     broken: str = ""
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,8 @@ def agent_type(name: object, thing: object, origin: str, source: Path | str) -> 
         raise PluginError(f'the interval of "{name}" must be a number of seconds')
     if thing.answer is Agent.answer:
         raise PluginError(f'"{name}" has no method `answer`')
+    if isinstance(thing.needs, str) or not set(thing.needs) <= set(NEEDS):
+        raise PluginError(f'what "{name}" needs must be among {", ".join(NEEDS)}')
     return AgentType(
         name=name,
         origin=origin,
@@ -190,6 +196,7 @@ def agent_type(name: object, thing: object, origin: str, source: Path | str) -> 
         isolated=bool(thing.isolated),
         summary=(inspect.getdoc(thing) or "").partition("\n")[0],
         build=thing,
+        needs=tuple(thing.needs),
     )
 
 

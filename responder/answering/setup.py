@@ -46,6 +46,9 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
     inboxes = {}
     for name, table in config.inboxes.items():
         kind, agent = build(name, agents, table.agent, table.settings)
+        for key in kind.needs:
+            if not getattr(table, key):
+                raise PluginError(f'{dotted(("inboxes", name, key))}: is required by the agent "{kind.name}"')
         role = table.kind or kind.kind
         isolated = not kind.broken and (kind.isolated if table.isolated is None else table.isolated)
         usual = min(PROCESSES, config.answering.per_inbox) if isolated else config.answering.per_inbox

@@ -22,10 +22,11 @@ def loop(timeout: float = 30.0, use_poll: bool = False, map: Map | None = None, 
     network: Network | None = None
     while places and (count is None or count > 0):
         network = serving(places)
-        network.turn(None if count is None else timeout)
+        network.turn(timeout)
         if count is not None:
             count -= 1
     if network is not None and not places:
+        network.nudge()  # the program may have emptied the map itself
         network.join()
 
 

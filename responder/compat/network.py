@@ -68,6 +68,8 @@ class Network:
         except queue.Empty:
             return
         if job is None:
+            if self._over.is_set():
+                self._calls.put(None)  # for whoever else waits here: nothing more will come
             return
         call, done = job
         try:
@@ -162,6 +164,7 @@ class Network:
                 break
             if job is not None:
                 job[1].cancel()
+        self._calls.put(None)
         await self._listener.drain(GRACE)
         for session in list(self._sessions.open):
             cast(OldSession, session).abort()

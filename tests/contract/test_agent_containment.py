@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from responder import Mail, Reply, TryLater
+from responder.agents import attempts as attempts_module
 from responder.agents import host as host_module
 from responder.agents import threads as threads_module
-from responder.agents.base import MAX_DELAY
+from responder.agents.answers import MAX_DELAY
 from responder.agents.host import AgentError, Host
 from tests.support.agents import inbox, mail, raising, raising_in_thread, returning
 
@@ -115,7 +116,7 @@ async def test_async_agent_when_it_hangs_then_it_is_ended_and_where_it_hung_is_t
 async def test_async_agent_when_it_will_not_be_cancelled_then_it_is_left_behind(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "GRACE", 0.05)
+    monkeypatch.setattr(attempts_module, "GRACE", 0.05)
     go_on = asyncio.Event()
 
     async def stubborn(mail: Mail) -> None:

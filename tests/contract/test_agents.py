@@ -139,7 +139,7 @@ class Odd:
 
 
 BAD: dict[str, tuple[object, str]] = {
-    "number": (5, "returned a int; allowed are Reply, Forward, str and None"),
+    "number": (5, "returned a int; allowed are Reply, Forward, HandOver, Distribute, str and None"),
     "bytes": (b"text", "returned a bytes"),
     "true": (True, "returned a bool"),
     "list": (["text"], "returned a list"),

@@ -329,7 +329,6 @@ def test_channel_when_the_program_brings_its_own_then_its_verbs_lines_and_replie
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.said: list[str] = []
-            self.received_lines = []
             self.who = ""
             super().__init__(*args, **kwargs)
 
@@ -349,7 +348,7 @@ def test_channel_when_the_program_brings_its_own_then_its_verbs_lines_and_replie
         def found_terminator(self) -> None:
             if self.smtp_state == self.AUTH:
                 line = self._emptystring.join(self.received_lines)
-                self.received_lines: list[Any] = []
+                self.received_lines: list[Any] = []  # type: ignore[no-redef,unused-ignore]
                 self.who = line if isinstance(line, str) else line.decode()
                 self.smtp_state = self.COMMAND
                 self.push("235 hello")

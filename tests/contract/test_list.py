@@ -177,6 +177,19 @@ async def test_sender_when_the_list_itself_or_odd_then_it_is_left_alone(world: W
     assert await world.members() == [ANN, BOB]
 
 
+async def test_list_when_its_state_forgets_as_in_a_trial_then_it_answers_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(key: str, *_: object, **__: object) -> None:
+        world.list.context.state.values.clear()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(world.list.context.state, "set", nothing)
+    await nothing("")
+    await world.list.start()
+    assert "send its mail to you" in (await world.reply("subscribe", sender=EVE)).text
+    assert "only members" in (await world.reply(sender=EVE)).text
+
+
 # -- posts ----------------------------------------------------------------------------------------------------------------
 
 

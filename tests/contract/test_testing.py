@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from responder import Agent, Attachment, Bounce, Context, Distribute, Forward, GiveUp, Mail, Reply, TryLater
 from responder.testing import Inbox, PluginError
+from responder.testing.letter import File
 from tests.support.server import ROOT, environment
 
 
@@ -73,7 +74,7 @@ def test_mail_when_the_gate_forbids_an_answer_then_it_is_silent_and_says_why() -
             ({"from_": ""}, "no-from"),
             ({"sender": "greet@example.org"}, "recipient-itself"),
         ):
-            outcome = box.receive("hi", **change)  # type: ignore[arg-type]
+            outcome = box.receive("hi", **change)
             assert outcome.silent and outcome.reason.startswith(f"{code}: "), outcome
             with pytest.raises(AssertionError, match=f"nothing was sent: <Outcome SILENT: {code}"):
                 outcome.text  # noqa: B018
@@ -86,7 +87,7 @@ def test_mail_when_built_then_the_agent_gets_what_was_asked_for() -> None:
         seen.append(mail)
 
     with Inbox(keep) as box:
-        files = [("b.bin", "application/octet-stream", b"\0\xff"), Attachment("c.png", "image/png", b"c")]
+        files: list[File] = [("b.bin", "application/octet-stream", b"\0\xff"), Attachment("c.png", "image/png", b"c")]
         box.receive(
             "teßt", html="<b>h</b>", subject="Söb", tag="news", attachments=files, headers={"X-One": "1", "Date": ""}
         )

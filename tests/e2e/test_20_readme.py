@@ -2,7 +2,7 @@
 
 README: make serve ──> environment of its own ──> server on the default configuration
 README: python3 snippet ──SMTP──> server ──> answer in the terminal
-README: own agent, own inbox, `try`, SIGHUP ──> the new agent answers
+README: `new plugin`, an edit ──> the server that watches reloads ──> the own agent answers
 """
 
 from __future__ import annotations
@@ -83,8 +83,20 @@ def test_readme_when_followed_then_the_first_answer_and_the_own_agent_come(tmp_p
             assert f"\n{line}\n" in shown
             assert f"\n{line}\n" in TEXT  # README shows what is really seen
 
-        (tmp_path / "plugins" / "shout.py").write_text(block("python", '@agent("shout")'))
-        (tmp_path / "config" / "responder.local.toml").write_text(block("toml", "[inboxes.shout]"))
+        words = block("sh", "new plugin").split()
+        assert words[0] == ".venv/bin/responder"
+        own = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert own.returncode == 0, own.stderr
+        until(lambda: " reloaded inboxes=4" in output.read_text(), 30, lambda: output.read_text()[-3000:])
+        plugin = tmp_path / "plugins" / "shout.py"
+        method = re.compile(r"^    async def answer.*?(?=\n\n\n)", re.M | re.S)
+        edited, edits = method.subn(lambda _: block("python", "async def answer").rstrip(), plugin.read_text())
+        assert edits == 1
+        reloads = output.read_text().count(" reloaded ")
+        plugin.write_text(edited)
+        until(lambda: output.read_text().count(" reloaded ") > reloads, 30, lambda: output.read_text()[-3000:])
+        assert "reload refused" not in output.read_text()
+
         mail = tmp_path / "mail.eml"
         mail.write_text("From: you@example.com\nTo: shout@localhost\nSubject: quiet\n\nhello there\n")
         tried = subprocess.run(
@@ -97,25 +109,9 @@ def test_readme_when_followed_then_the_first_answer_and_the_own_agent_come(tmp_p
         assert tried.returncode == 0, tried.stderr
         assert "HELLO THERE" in tried.stdout
 
-        os.kill(responder_below(server.pid), signal.SIGHUP)
-        until(lambda: " reloaded " in output.read_text(), 30, lambda: output.read_text()[-3000:])
         snippet = snippet.replace("echo@localhost", "shout@localhost").replace("first@", "second@")
         subprocess.run(["sh", "-c", snippet], check=True, env=environment, timeout=30)
         until(lambda: "\nHELLO!\n" in output.read_text(), 30, lambda: output.read_text()[-3000:])
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
-
-
-def responder_below(pid: int) -> int:
-    """The server's own process: `make` runs it in a child."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for child in children:
-        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-        if any(word.endswith(b"/responder") for word in command):
-            return int(child)
-        try:
-            return responder_below(int(child))
-        except LookupError:
-            continue
-    raise LookupError(pid)

@@ -11,7 +11,7 @@ import pytest
 
 from responder.cli import parser
 from responder.mail.lifecycle import State
-from tests.support.operator import Operator
+from tests.support.operator import Operator, complains
 from tests.support.scene import EVIL, LETTER, SAFE, files
 from tests.support.server import configuration
 
@@ -53,6 +53,15 @@ def test_check_when_something_is_doubtful_then_it_is_remarked(operator: Operator
     assert {"key": "inboxes", "reason": operator("check", "--json").json["notices"][0]["reason"]} in operator(
         "check", "--json"
     ).json["notices"]
+
+
+@pytest.mark.parametrize(("agent", "key"), [("forward", "targets"), ("proxy", "upstream"), ("list", "targets")])
+def test_check_when_an_inbox_lacks_what_its_agent_needs_then_one_line_and_status_2(
+    operator: Operator, agent: str, key: str
+) -> None:
+    table = {"agent": agent} | ({"settings": {"name": "News"}} if agent == "list" else {})
+    operator.write(configuration(inboxes={"x": table}))
+    complains(operator("check"), operator.file, f"inboxes.x.{key}", f'is required by the agent "{agent}"')
 
 
 def test_plugins_when_listed_then_each_has_origin_and_schema(operator: Operator) -> None:

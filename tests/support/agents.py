@@ -8,9 +8,13 @@ from textwrap import dedent
 from typing import Any
 
 from responder import Agent, Mail
+from responder.agents.context import Context
 from responder.agents.host import Inbox, build
 from responder.agents.load import AgentType, load
+from responder.agents.registry import agent_type
 from responder.mail.address import Address
+from tests.support.clock import ManualClock
+from tests.support.memory import MemoryState
 
 RAW = b"From: Ann <ann@client.example>\r\nTo: x@test.example\r\nSubject: Hello\r\n\r\nHow are you?\r\n"
 
@@ -43,13 +47,16 @@ def mail(raw: bytes = RAW) -> Mail:
 
 def inbox(thing: Any, timeout: float = 10.0) -> Inbox:
     """An inbox whose agent is that function, or that object with an `answer`."""
-    kind = AgentType("x", "here", Agent.Settings, "service", 0.0, False, "", lambda _: thing)
-    return Inbox("x", kind, thing, "service", 0.0, timeout)
+    kind = agent_type("x", type(thing) if isinstance(thing, Agent) else thing, "here", "")
+    agent = thing if isinstance(thing, Agent) else kind.build(kind.settings())
+    agent.context = Context("x", MemoryState(clock := ManualClock()), clock)
+    return Inbox("x", kind, agent, "service", 0.0, timeout)
 
 
 def loaded(agents: dict[str, AgentType], name: str, **settings: Any) -> Inbox:
     kind, built = build("x", agents, name, settings)
-    return Inbox("x", kind, built, kind.kind, kind.interval, 10.0)
+    built.context = Context("x", MemoryState(clock := ManualClock()), clock)
+    return Inbox("x", kind, built, kind.kind, kind.interval, 10.0, kind.isolated, settings=settings, agents=agents)
 
 
 def returning(value: object) -> Callable[[Mail], Any]:

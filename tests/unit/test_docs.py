@@ -49,7 +49,7 @@ from responder.observe import event, follow
 from responder.store.base import Claim, InboundItem
 from responder.store.sqlite.work import CHANGED
 from responder.testing import Inbox, Outcome
-from tests.support.http_server import HTTPServer, Said, said_json
+from tests.support.http_server import HTTPServer, Route, Said, said_json
 from tests.support.operator import make_operator
 from tests.support.server import environment
 
@@ -157,7 +157,10 @@ def test_functions_when_written_to_then_they_answer_as_the_page_says(folder: Pat
 
 
 def test_tides_when_there_is_a_real_server_then_each_of_its_ends_is_as_the_page_says(folder: Path) -> None:
-    routes = {"/high": [said_json({"high": "05:12:30"}), Said(404), Said(500)], "/gone": Said(drop=-1)}
+    routes: dict[str, Route] = {
+        "/high": [said_json({"high": "05:12:30"}), Said(404), Said(500)],
+        "/gone": Said(drop=-1),
+    }
     with HTTPServer(routes) as server:
         with Inbox("tides", {"url": f"{server.url}/high", "key": "s3cret"}, plugins=[folder / "plugins"]) as box:
             assert box.receive(subject="Dover", sender="a@example.com").text == "Dover: 05:12\n"
@@ -322,7 +325,7 @@ def stage_codes() -> set[str]:
     item = InboundItem("1.0", "1", "x@y.example", "x", Claim("", 1), 0.0, "a@b.example", "", "", "<1@b>", b"")
     kind: Any = None
     windows = windows_of(
-        rates, Running("x", kind, None, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b"")
+        rates, Running("x", kind, kind, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b"")
     )
     return found | {reason.partition(":")[0] for reason in (CHANGED, *(window.reason for window in windows))}
 

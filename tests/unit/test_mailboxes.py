@@ -70,6 +70,7 @@ def test_field_is_an_address_list_then_all_of_it_is_found(value: str, expected: 
         "eve@there.example;",
         "a: b: eve@there.example;",
         "a: ; eve@there.example",
+        "a: ; Eve",
         ": eve@there.example;",
         "Eve [x] <eve@there.example>",
         "Eve ( <eve@there.example>",

@@ -124,7 +124,11 @@ def test_observers_when_there_are_none_then_nothing_is_kept_and_no_thread_runs(s
 
 def test_observer_when_it_never_ends_then_a_stop_does_not_wait_for_it(stream: io.StringIO) -> None:
     go_on = threading.Event()
-    follow([Observer("own/slow.py", lambda name, fields: go_on.wait(30) and None)])
+
+    def hang(name: str, fields: Mapping[str, object]) -> None:
+        go_on.wait(30)
+
+    follow([Observer("own/slow.py", hang)])
     event("x")
     follow((), 0.05)
     assert observe._watch is None
