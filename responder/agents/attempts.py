@@ -21,6 +21,7 @@ from responder.observe import event
 
 GRACE = 1.0  # seconds that an agent which took too long gets to clean up in
 LIMIT = 0.5  # seconds that an agent may keep the event loop from everybody else
+BLOCKED = f"the agent blocked the server for longer than {LIMIT:g} s: make it a plain def, or isolated"
 
 
 class Bench:
@@ -86,6 +87,9 @@ class Attempts:
                 task.cancel()
                 self._left_behind.add(task)
                 task.add_done_callback(self._left_behind.discard)
+        if attempt.interrupted:  # whatever it made of that: it broke off in the middle
+            error = task.result()[1] if task.done() and not task.cancelled() else None
+            raise AgentError(BLOCKED, trace(error) if error else "")
         if not done:
             if not task.done():
                 event("agent does not end", level=logging.WARNING, id=mail or None, inbox=bench.name)
@@ -94,7 +98,7 @@ class Attempts:
         if task.cancelled():  # by itself: cancelled, and then returned without a pause
             raise AgentError("the agent cancelled its own task")
         result, error = task.result()
-        _judge(attempt, error)
+        _judge(error)
         return result
 
     def _place(self, task: asyncio.Task[Any]) -> str:
@@ -141,15 +145,10 @@ async def call(function: Callable[..., Any], arguments: tuple[object, ...]) -> o
     return await function(*arguments)
 
 
-def _judge(attempt: Attempt, error: BaseException | None) -> None:
+def _judge(error: BaseException | None) -> None:
     """Raises what an attempt comes to, unless that is a result."""
     if isinstance(error, DivertedError):
         raise error
-    if attempt.interrupted:  # whatever it made of that: it broke off in the middle
-        raise AgentError(
-            f"the agent blocked the server for longer than {LIMIT:g} s: make it a plain def, or isolated",
-            trace(error) if error else "",
-        )
     if isinstance(error, TryLater):
         raise wish(error)
     if isinstance(error, GiveUp):

@@ -37,6 +37,7 @@ STOP = 5.0  # seconds for the agent's `stop`
 LATE = 0.5  # seconds behind an agent's time and grace, after which a process that still runs it ends itself
 MAX_LINE = 16384  # characters of one log line
 BROKEN = 70  # exit status: EX_SOFTWARE of sysexits.h
+OVERDUE = 75  # EX_TEMPFAIL: the agent took too long, and could not even say where it was
 
 Find = Callable[[Mapping[str, tuple[str, bool]], str], AgentType]
 
@@ -176,7 +177,7 @@ class _Cell:
         """The signal handler: the agent keeps the event loop to itself. Say where, and end."""
         reason = f"the agent took longer than {self._order['timeout']:g} s"
         self._pipe.last({"op": "error", "n": self._number, "reason": reason, "detail": where(frame)})
-        os._exit(BROKEN)
+        os._exit(OVERDUE)
 
     def _inner(self, name: str, settings: Mapping[str, Any]) -> Agent:
         """Another agent for the agent: see `Context.agent`."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
+from responder.agents.cell import OVERDUE
 from responder.agents.context import MAIL_ID
 from responder.agents.frames import MAX_ANSWER, Frame, FrameError, Parser, encode
 from responder.agents.inboxes import Inbox
@@ -22,7 +23,7 @@ from responder.agents.results import AgentError, told
 CHUNK = 1 << 18  # octets that are written at once
 CALLS = 1000  # calls of an agent's state under way in one process
 LINES = 1000  # log lines of one run that are written
-FLOOD = 100_000  # log lines of one run at which the process is ended
+FLOOD = 20_000  # log lines of one run at which the process is ended
 LAST_WORDS = 0.5  # seconds in which what an ended process had said may still arrive
 STATE = frozenset({"get", "set", "add", "increment", "delete", "items"})
 
@@ -87,6 +88,8 @@ class Link:
         """It has ended, with that exit status (of a signal: negative). Its last words may be on their way."""
         if status is None:
             reason = "the agent's process was lost"
+        elif status == OVERDUE:
+            reason = f"the agent took longer than {self.inbox.timeout:g} s"
         elif status < 0:
             reason = f"the agent's process was ended by signal {-status} ({signal.strsignal(-status)})"
         else:

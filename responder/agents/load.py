@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -73,7 +73,7 @@ def _stand_in(name: str, broken: Sequence[str]) -> AgentType:
         async def answer(self, mail: Mail) -> NoReturn:
             raise PluginBroken(reason)
 
-    return replace(agent_type(name, StandIn, "a broken plugin", ""), broken=reason)
+    return agent_type(name, StandIn, "a broken plugin", "")
 
 
 class PluginBroken(Exception):  # noqa: N818 - history shows the name

@@ -69,6 +69,7 @@ class _Nursery:
         except PluginError as error:
             self._say({"op": "failed", "reason": str(error)})
             return
+        prctl(_PR_SET_PDEATHSIG, 0)  # from now on we notice ourselves, and have children to end
         gc.collect()
         gc.freeze()  # what is loaded by now is shared with the cells: no collector touches it
         self._wake, wake = os.pipe()

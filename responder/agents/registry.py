@@ -33,7 +33,7 @@ class PluginError(Exception):
 @dataclass(frozen=True, slots=True)
 class AgentType:
     """An agent that may be given to inboxes. `build` makes one from its validated settings; `source` is the plugin file, or
-    the module of an installed one. `broken` is set where it stands in for one whose plugin can't be used: the reason."""
+    the module of an installed one; "" where no other process could find it, so that it is never isolated."""
 
     name: str
     origin: str
@@ -45,7 +45,6 @@ class AgentType:
     isolated: bool
     summary: str
     build: Callable[[BaseModel], Agent]
-    broken: str = ""
     needs: tuple[str, ...] = ()
 
 

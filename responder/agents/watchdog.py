@@ -3,7 +3,8 @@
 A thread sees whether the loop still turns. Where it does not, the thread sends the main thread a signal, whose handler runs in
 the very code that blocks, between two of its instructions. It looks at who that is, and raises `Interrupted` there if it is an
 agent's code, has been since some time, and nothing of ours stands between; in our own code or in a library's locks it never does.
-A loop that turns pays for a beat every `BEAT` seconds, and nothing per mail.
+A loop that turns pays for a beat every `BEAT` seconds, and nothing per mail. Where plain functions keep Python's lock busy in
+their threads, so that the loop is late, they are made to hand it on sooner.
 
 What no signal handler can end: a single call into C code that keeps Python's lock to itself.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,9 @@ BEAT = 0.1  # seconds between two looks at a loop that turns
 LOOK = 0.05  # seconds between two looks at one that does not
 ALARM = LIMIT - 4 * LOOK  # seconds after which the looks begin
 LOOKS = 4  # looks that find the same agent in the same step, before it is blamed
+LAG = 0.05  # seconds after which threads are made to share Python's lock more eagerly
+EAGER = 0.0005  # seconds that a thread may keep it then: what the loop does takes it some twenty times a mail
+CALM = 50  # beats in time after which they are left alone again
 SIGNAL = signal.SIGURG  # does nothing where nobody handles it
 
 
@@ -55,18 +60,26 @@ class Watchdog:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         main = threading.main_thread().ident
         assert main is not None
+        usual, calm = sys.getswitchinterval(), 0
         while not self._end.wait(BEAT):
+            if calm == CALM:
+                sys.setswitchinterval(usual)
             self._step = None
             self._turned.clear()
             try:
                 loop.call_soon_threadsafe(self._turned.set)
             except RuntimeError:  # it has ended
                 return
-            pause = ALARM
+            calm += 1
+            if not self._turned.wait(LAG):
+                sys.setswitchinterval(EAGER)
+                calm = 0
+            pause = ALARM - LAG
             while not self._turned.wait(pause) and not self._end.is_set():
                 pause = LOOK
                 with contextlib.suppress(ProcessLookupError):
                     signal.pthread_kill(main, SIGNAL)
+        sys.setswitchinterval(usual)
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         """The handler. The same frame of ours, found twice without a turn between, has gone on all the time: a task gets one

@@ -50,7 +50,7 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
             if not getattr(table, key):
                 raise PluginError(f'{dotted(("inboxes", name, key))}: is required by the agent "{kind.name}"')
         role = table.kind or kind.kind
-        isolated = not kind.broken and (kind.isolated if table.isolated is None else table.isolated)
+        isolated = kind.isolated if table.isolated is None else table.isolated
         usual = min(PROCESSES, config.answering.per_inbox) if isolated else config.answering.per_inbox
         inboxes[name] = Inbox(
             name=name,

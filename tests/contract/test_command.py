@@ -17,7 +17,7 @@ import pytest
 import uvloop
 from pydantic import ValidationError
 
-from plugins.command import FINAL, PASSING, Command, CommandError
+from plugins.command import FINAL, MAX_VALUE, PASSING, Command, CommandError, _value
 from responder import Answer, Forward, GiveUp, Mail, Reply, TryLater
 from responder.agents.host import check
 from responder.config import Config
@@ -380,6 +380,11 @@ async def test_mail_when_hostile_then_the_program_gets_it_and_answers(tmp_path: 
         assert int(octets) == len(raw)
     assert len(subject) <= 4096 and subject.isprintable()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_variable_when_it_comes_from_the_mail_then_it_is_a_line_and_bounded() -> None:
+    assert _value("a\0b\r\nc\x1b\ud800") == "a b  c  "
+    assert len(_value("x" * 100_000)) == MAX_VALUE
 
 
 # -- settings and page ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,10 +19,10 @@ import pytest
 
 from responder.compat import asyncore, smtpd
 from responder.compat.arguments import main
-from tests.support.server import environment, free_port
+from tests.support.server import ROOT, environment, free_port
 from tests.support.smtp_sink import SMTPSink
 from tests.support.submission import Client
-from tests.support.waiting import Background, until
+from tests.support.waiting import Background, greeting, until
 
 SENDER, RECIPIENTS = "a@b.example", ["c@d.example"]
 LOCALHOST = ("127.0.0.1", 0)
@@ -439,6 +440,22 @@ def run(program: str, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_page_when_its_program_is_run_then_it_does_what_it_says() -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "compat.md").read_text(encoding="utf-8"), re.DOTALL)
+    port = free_port()
+    assert "8025" in program
+    with run(program.replace("8025", str(port))) as process:
+        assert process.stdout is not None
+        until(lambda: greeting(port), 20, "the program does not serve")
+        with Client(port) as client:
+            assert client.mail(SENDER, RECIPIENTS, b"x\r\n") == (250, "OK")
+            assert client.mail(SENDER, RECIPIENTS, b"") == (554, "Nothing in it")
+        os.kill(process.pid, signal.SIGINT)
+        lines = process.stdout.read().splitlines()
+    assert lines[:2] == [f"{SENDER} {RECIPIENTS} 1", f"{SENDER} {RECIPIENTS} 0"]
+    assert lines[-1] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a message"])

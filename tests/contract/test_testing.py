@@ -80,6 +80,14 @@ def test_mail_when_the_gate_forbids_an_answer_then_it_is_silent_and_says_why() -
                 outcome.text  # noqa: B018
 
 
+def test_mail_when_it_comes_twice_then_what_was_composed_and_not_stored_is_no_answer() -> None:
+    raw = b"From: ann@example.com\r\nMessage-ID: <1@example.com>\r\n\r\nhi\r\n"
+    with Inbox(Greet) as box:
+        assert box.receive(raw=raw).answered
+        again = box.receive(raw=raw)
+        assert again.reason.startswith("duplicate-message-id: ") and again.sent == ()
+
+
 def test_mail_when_built_then_the_agent_gets_what_was_asked_for() -> None:
     seen: list[Mail] = []
 

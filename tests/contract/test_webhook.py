@@ -496,6 +496,11 @@ def test_response_keys_when_documented_then_they_are_those_there_are() -> None:
     assert keys == ["action", *texts, "attachments", "headers", "tag", "handle", "interval", *forwards]
 
 
+def test_mail_when_it_holds_a_lone_surrogate_then_its_json_can_be_read() -> None:
+    odd = Mail(b"", id="1", inbox="hook", recipient=parse("hook@test.example"), sender="\ud800@client.example")
+    assert json.loads(mail_to_json(odd).decode("utf-8"))["sender"] == "?@client.example"
+
+
 def test_mail_when_made_json_then_a_file_that_fits_behind_one_that_does_not_is_sent() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\ntext\r\n"
     for data in (b"12345", b"123456", b"12", b""):

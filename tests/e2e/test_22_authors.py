@@ -117,7 +117,7 @@ def test_inbox_when_its_plugin_is_skipped_then_its_mail_waits_until_the_file_is_
     plugin.write_text("import nothing_of_that_name\n")
     config = configuration(
         plugins=["own", str(ROOT / "plugins")],
-        inboxes={"shop": {"agent": "shop"}, "echo": {"agent": "echo"}},
+        inboxes={"shop": {"agent": "shop", "isolated": True}, "echo": {"agent": "echo"}},
         answering={"attempts": 2, "retry": ["100ms"]},
     ) | {"broken_plugins": "skip"}
     with running(tmp_path, config) as server:
@@ -130,6 +130,7 @@ def test_inbox_when_its_plugin_is_skipped_then_its_mail_waits_until_the_file_is_
         told = verb(server, "explain", mail)
         assert told.count("its plugin is broken: own/shop.py: ModuleNotFoundError") >= 2  # tried again before it failed
 
+        server.write(config | {"inboxes": {"shop": {"agent": "shop"}, "echo": {"agent": "echo"}}})
         plugin.write_text(SHOUT.format("mended").replace("shout", "shop"))
         at = server.log.stat().st_size
         server.signal(signal.SIGHUP)

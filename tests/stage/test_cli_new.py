@@ -120,6 +120,7 @@ def test_inbox_when_it_can_not_be_added_then_nothing_was_done(operator: Operator
     result = operator("new", "plugin", "one", "--add-inbox")
     assert result.status == 2 and "responder.local.toml" in result.err and result.err.count("\n") == 1
     assert files(operator.folder) == before
+    assert local.read_text() == 'inboxes = {other = {agent = "other"}}\n'
     local.write_text('[inboxes.one]\nagent = "one"\n')
     result = operator("new", "plugin", "one", "--add-inbox")
     assert result.status == 2 and "inboxes.one: is already there" in result.err

@@ -67,8 +67,8 @@ def test_a_quoted_word_then_it_counts_as_if_it_were_not(field: bytes, code: str)
     assert reason.code == code
 
 
-def test_a_hundred_thousand_empty_address_fields_then_few_of_them_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each costs some ten microseconds of the event loop: all of them, a second of everybody's time."""
+def test_ten_thousand_empty_address_fields_then_few_of_them_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs some ten microseconds of the event loop: all of them, a tenth of a second of everybody's time."""
     parsed = 0
 
     def counted(value: str) -> Iterator[Address]:
@@ -78,11 +78,11 @@ def test_a_hundred_thousand_empty_address_fields_then_few_of_them_are_parsed(mon
 
     monkeypatch.setattr(automatic, "mailboxes", counted)
     names = (b"To", b"Cc", b"Bcc", b"Resent-To", b"Resent-Cc", b"Resent-Bcc")
-    content = b"From: ann@remote.example\r\n" + b"".join([name + b":\r\n" for name in names] * 18000) + b"\r\nx"
+    content = b"From: ann@remote.example\r\n" + b"".join([name + b":\r\n" for name in names] * 1600) + b"\r\nx"
     reason = gate(content, personal=True)
     assert reason is not None
     assert reason.code == "not-addressed"
-    assert len(names) < parsed < 5000
+    assert len(names) < parsed < 4000
 
 
 def test_an_address_behind_many_empty_fields_of_its_name_then_it_is_still_found() -> None:

@@ -102,6 +102,14 @@ def test_any_bytes_are_headers_and_never_fail(content: bytes) -> None:
         assert headers.text(name) == decode_text(headers.get(name))
 
 
+def test_section_of_many_lines_is_cut_at_a_field_that_is_whole() -> None:
+    some = "".join(f"X-{number}: y\r\n" for number in range(9_999))
+    headers = Headers.parse(f"{some}From: a@b\r\n\r\nbody\r\n".encode())
+    assert (headers.cut, headers.get("from"), len(headers)) == (False, "a@b", 10_000)
+    headers = Headers.parse(f"{some}To: c@d\r\nFrom: a@b\r\nX: y\r\n\r\nbody\r\n".encode())
+    assert (headers.cut, headers.get("from"), headers.get("to"), len(headers)) == (True, "", "c@d", 10_000)
+
+
 def test_long_value_is_cut_before_it_is_decoded() -> None:
     assert len(decode_text("=?utf-8?q?a?= " * 10_000)) <= MAX_VALUE
     assert len(decode_text("x" * 10 * MAX_VALUE)) == MAX_VALUE
