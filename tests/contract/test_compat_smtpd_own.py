@@ -61,6 +61,7 @@ def loop() -> Iterator[Loop]:
     asyncore.close_all(found.map)
     if found.thread.ident is not None:
         found.thread.join(20)
+        assert not found.thread.is_alive(), "the loop goes on"
     until(lambda: "smtpd" not in {one.name for one in threading.enumerate()}, 20, "a network thread is left")
 
 
