@@ -47,12 +47,12 @@ class Isolated:
     async def run(self, mail: Mail) -> Answer:
         """The agent's answer, checked. Raises `TryLater` and `AgentError`."""
         told, blobs = passage.pack_mail(mail)
-        return _judge(await self._call({"op": "mail", "mail": told}, blobs, mail.id))
+        return judge(await self._call({"op": "mail", "mail": told}, blobs, mail.id))
 
     async def bounced(self, bounce: Bounce) -> None:
         """Tell the agent of a bounce. Raises `TryLater` and `AgentError`."""
         told, _ = passage.pack_bounce(bounce)
-        _judge(await self._call({"op": "bounce", "bounce": told}))
+        judge(await self._call({"op": "bounce", "bounce": told}))
 
     async def close(self) -> None:
         """Let the agents stop, and end all processes."""
@@ -150,7 +150,7 @@ class Isolated:
         self._paused = False
 
 
-def _judge(frame: Frame) -> Answer:
+def judge(frame: Frame) -> Answer:
     """What a process says is an answer, or what it says went wrong. Raises `TryLater` and `AgentError`."""
     told = frame.header
     if told["op"] == "later":

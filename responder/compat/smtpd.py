@@ -20,6 +20,7 @@ import logging
 import re
 import smtplib
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, ClassVar
@@ -173,7 +174,8 @@ class DebuggingServer(SMTPServer):
 class PureProxy(SMTPServer):
     """Passes each message on to `remoteaddr`, with an X-Peer field. An open relay for all who reach it: listen on loopback.
 
-    As ever, it has accepted a message before it knows whether the remote host takes it: what that refuses is lost, and logged.
+    Where the remote host takes it for nobody, the client hears so and keeps the message; the original said 250. As ever, one
+    that is taken for some is lost for the others, and logged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -189,7 +191,7 @@ class PureProxy(SMTPServer):
         lines.insert(at, header if isinstance(data, str) else header.encode())
         refused = self._deliver(mailfrom, rcpttos, newline.join(lines))
         debug("we got some refusals:", refused)
-        return None
+        return _word_of(list(refused.values())) if len(refused) == len(set(rcpttos)) else None
 
     def _deliver(self, mailfrom: Any, rcpttos: Any, data: Any) -> dict[str, tuple[int, Any]]:
         """Send a message to `remoteaddr`: (code, text) of each recipient that was refused."""
@@ -218,6 +220,15 @@ class PureProxy(SMTPServer):
                 "lost", level=logging.WARNING, upstream=f"{host}:{port}", recipients=len(refused), refused=repr(refused)
             )
         return refused
+
+
+def _word_of(refusals: Sequence[tuple[int, Any]]) -> str:
+    """What a client hears whose message nobody got: to try again, where one of the refusals may pass."""
+    code, text = next((refusal for refusal in refusals if not 500 <= refusal[0] <= 599), refusals[0])
+    if not 400 <= code <= 599:
+        return "451 4.4.1 The host behind does not take it now"
+    words = " ".join((text if isinstance(text, bytes) else str(text).encode()).decode("ascii", "replace").split())
+    return f"{code} {''.join([letter if letter.isprintable() else '?' for letter in words])[:400]}"
 
 
 class MailmanProxy(PureProxy):

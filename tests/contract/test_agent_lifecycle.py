@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from responder import Agent, Mail, Reply
+from responder.agents import host as host_module
 from responder.agents import watchdog as watchdog_module
 from responder.agents.attempts import ATTEMPT, Attempt, Bench
 from responder.agents.base import Bounce
@@ -116,14 +117,17 @@ async def test_start_when_one_hangs_then_it_is_given_up_in_its_inboxs_time(watch
 
 
 async def test_stop_and_bounced_when_they_raise_then_it_is_logged_only(
-    watched: Host, capsys: pytest.CaptureFixture[str]
+    watched: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(host_module, "event", lambda name, **fields: events.append(name))
     agent = Steps("stop", "bounced")
     one = inbox(agent)
     await watched.start([one])
     await watched.bounced(one, BOUNCE)
     await watched.retire([one], 1)
     assert agent.called == ["start", "bounced", "stop"]
+    assert events == ["bounce not told", "agent did not stop"]
 
 
 async def test_retire_when_a_mail_is_in_flight_then_it_ends_on_the_old_agent_first(watched: Host) -> None:
@@ -222,8 +226,10 @@ async def test_async_agent_when_it_blocks_the_loop_then_it_is_interrupted_there(
 
 
 async def test_async_agent_when_it_has_blocked_then_its_other_mails_run_in_processes(
-    plugins: Plugins, watched: Host, capsys: pytest.CaptureFixture[str]
+    plugins: Plugins, watched: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(host_module, "event", lambda name, **fields: events.append(name))
     plugins.write(
         "own/slow.py",
         """
@@ -249,7 +255,7 @@ async def test_async_agent_when_it_has_blocked_then_its_other_mails_run_in_proce
     assert "time.sleep(30)" in results[0].detail
     elsewhere = {result.text for result in results[1:] if isinstance(result, Reply)}
     assert len(elsewhere) >= 1 and str(os.getpid()) not in elsewhere
-    assert capsys.readouterr().err.count("agent isolated") == 1
+    assert events == ["agent isolated"]
 
 
 async def test_loop_when_our_own_code_blocks_it_then_nothing_is_raised_there(watched: Host) -> None:

@@ -554,6 +554,27 @@ def test_pure_proxy_when_it_takes_octets_then_they_arrive_as_they_came_and_a_ref
     assert "gone@d.example" in fields["refused"]
 
 
+@pytest.mark.parametrize(
+    ("replies", "heard"),
+    [
+        (["550 5.1.1 no", "550 5.1.1 no"], (550, "5.1.1 no")),
+        (["550 5.1.1 no", "451 4.2.0 later"], (451, "4.2.0 later")),
+        (None, (451, "4.4.1 The host behind does not take it now")),
+    ],
+)
+def test_pure_proxy_when_the_host_behind_takes_it_for_nobody_then_the_client_hears_so(
+    loop: Loop, replies: list[str] | None, heard: tuple[int, str]
+) -> None:
+    with Background() as background:
+        sink = background.enter(SMTPSink({"RCPT": replies or []}))
+        port = sink.port if replies else free_port()
+        proxy = smtpd.PureProxy(LOCALHOST, ("127.0.0.1", port), map=loop.map)
+        loop.start()
+        with Client(proxy.socket.getsockname()[1]) as client:
+            assert client.mail(SENDER, ["a@d.example", "b@d.example"], b"Subject: x\r\n\r\nx\r\n") == heard
+    assert not sink.transactions
+
+
 def test_mailman_proxy_when_there_is_no_mailman_then_it_says_so_at_once(loop: Loop) -> None:
     with pytest.raises(ImportError, match="MailmanProxy needs the package Mailman"):
         smtpd.MailmanProxy(LOCALHOST, None, map=loop.map)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +192,27 @@ async def test_state_when_used_in_a_process_then_it_is_the_inboxs_own(plugins: P
     assert [await text(host, plain) for _ in range(2)] == ["x 1", "x 2"]
 
 
+RUN: ContextVar[str] = ContextVar("run", default="none")
+
+
+async def test_state_when_used_in_a_process_then_it_is_used_in_the_context_of_the_run(
+    plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction that an answer is stored in is known by its context."""
+    inbox = make(plugins, "plain")
+    seen = []
+
+    async def increment(key: str, by: int = 1, *, expires: float | None = None) -> int:
+        seen.append(RUN.get())
+        return 1
+
+    monkeypatch.setattr(inbox.agent.context.state, "increment", increment)
+    for name in ("first", "second"):
+        RUN.set(name)
+        await host.run(inbox, mail())
+    assert seen == ["first", "second"]
+
+
 async def test_bounce_when_told_to_an_isolated_agent_then_it_hears_of_it(plugins: Plugins, host: Host) -> None:
     inbox = make(plugins)
     await host.bounced(inbox, Bounce("a@b.c", True, "5.1.1", "gone"))
@@ -327,7 +349,7 @@ async def test_process_when_it_says_what_nobody_asked_for_then_it_is_ended(
     run = asyncio.create_task(host.run(inbox, mail()))
     await asyncio.sleep(0.05)
     link._receiver.data_received(octets)
-    with pytest.raises(AgentError, match="^the agent's process broke the protocol: "):
+    with pytest.raises(AgentError, match=r"^the agent's process broke the protocol: "):
         await run
     assert not link.alive
     async with asyncio.timeout(5):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from responder.agents import frames
 from responder.agents.frames import MAX_HEADER, PREFIX, Frame, FrameError, Parser, encode, read
-from responder.agents.passage import pack_answer, pack_mail, unpack_answer, unpack_mail
+from responder.agents.isolated import judge
+from responder.agents.passage import pack_answer, pack_mail, unpack_mail
 from responder.agents.results import AgentError, check
 from tests.support.agents import mail
 
@@ -117,9 +118,19 @@ ANSWERS: list[tuple[dict[str, Any], list[bytes]]] = [
 def test_answer_when_a_process_makes_it_up_then_it_is_refused(number: int) -> None:
     told, blobs = ANSWERS[number]
     assert json.dumps(told)
-    try:
-        answer = unpack_answer(told, blobs)
-    except Exception:  # `isolated` makes one reason of all these
-        return
     with pytest.raises(AgentError):
-        check(answer)
+        judge(Frame({"op": "answer", **told}, blobs))
+
+
+@pytest.mark.parametrize("seconds", ["soon", None, [], float("nan")])
+def test_wish_when_a_process_makes_it_up_then_it_is_refused(seconds: object) -> None:
+    with pytest.raises(AgentError, match="names no time"):
+        judge(Frame({"op": "later", "seconds": seconds}))
+
+
+def test_error_when_a_process_makes_it_up_then_it_is_cut_to_what_history_takes() -> None:
+    with pytest.raises(AgentError) as caught:
+        judge(Frame({"op": "error", "reason": "two\nlines " * 1000, "detail": "x" * 10_000, "final": "yes"}))
+    assert "\n" not in caught.value.reason and len(caught.value.reason) == 500
+    assert len(caught.value.detail) == 4000
+    assert caught.value.final is False
