@@ -30,8 +30,8 @@ def is_address(text: str) -> bool:
 
 
 def key_of(address: str) -> str:
-    """What two spellings of an address share."""
-    return address.casefold()
+    """What two spellings of an address share. Outside of ASCII there is one only: `strauß` and `strauss` are two people."""
+    return address.lower() if address.isascii() else address
 
 
 def mailbox(address: str) -> str:

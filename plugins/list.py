@@ -213,7 +213,14 @@ class MailingList(Agent):
     def _plain(self, text: str, *, handle: str = "", interval: float | None = None) -> Reply:
         """From `+owner` or `+help`: whoever says thank you must not say it to the list."""
         tag = "owner" if self._owners else "help"
-        return Reply(text=text, subject=f"[{self.settings.name}] Your mail", tag=tag, handle=handle, interval=interval)
+        return Reply(
+            text=text,
+            subject=f"[{self.settings.name}] Your mail",
+            tag=tag,
+            handle=handle,
+            interval=interval,
+            to_sender=True,  # From may name another one than whose rights were looked at
+        )
 
 
 def _list(mail: Mail, tag: str = "") -> str:

@@ -35,7 +35,8 @@ class Reply:
     `subject` replaces "Re: ..."; `headers` may name only those of `responder.mail.compose.ALLOWED_EXTRA_HEADERS`.
     `tag` stands in the answer's From (`inbox+tag@domain`), so that the reply to it comes back with `Mail.tag` set. `from_` is a
     mailbox in place of the inbox's: one of the agent's or the inbox's `addresses`. `handle` and `interval` (seconds): the
-    sender gets one answer of this handle in that time, in place of the inbox's own interval (RFC 5230 4.2).
+    sender gets one answer of this handle in that time, in place of the inbox's own interval (RFC 5230 4.2). `to_sender`: what it
+    says is for `Mail.sender` alone, so it goes there, even where the inbox answers to From.
     """
 
     text: str = ""
@@ -47,6 +48,7 @@ class Reply:
     from_: str | None = None
     handle: str = ""
     interval: float | None = None
+    to_sender: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Any, Final
 from responder.agents.answers import Reply
 from responder.agents.base import Authentication, Mail
 from responder.agents.context import JSON, Context
-from responder.mail.address import MAX_LOCAL, Address, AddressError, parse, split_tag
+from responder.mail.address import MAX_LOCAL, Address, AddressError, parse, split_tag, unquote
 
 DAY = 86400.0
 MAX_SUBJECT = 1000  # characters of a Subject that are searched
@@ -70,10 +70,11 @@ class Confirmation:
 
         Raises `ValueError` for None, for what is no JSON, and for a mail larger than `MAX_MAIL` octets.
         """
-        sender = sender_key(mail.sender)
+        sender, person = sender_key(mail.sender), _person(mail.sender)
         kept, digest = _pack(request)
+        digest = f"{sender} {digest}"
         now = self._context.clock.now()
-        waiting = await self._waiting(sender, now)
+        waiting = await self._waiting(person, now)
         if sum(entry["mails"] for entry in waiting.values()) >= self._most:
             return None
         identifier = next((one for one, entry in waiting.items() if entry["digest"] == digest), "")
@@ -82,7 +83,7 @@ class Confirmation:
         until = now + self._expires
         waiting[identifier] = {"digest": digest, "until": until, "mails": mails + 1}
         await self._state.set(self._key(identifier), {"until": until, "by": "", **kept}, expires=self._expires)
-        await self._state.set(self._key("of", sender), waiting, expires=self._expires)
+        await self._state.set(self._key("of", person), waiting, expires=self._expires)
 
         token = f"{identifier}-{self._mac(await self._secret(), sender, identifier)}"
         body = text.replace("{token}", token) if "{token}" in text else f"{text.rstrip()}\n\n{_HOW}"
@@ -92,6 +93,7 @@ class Confirmation:
             subject=f"[confirm {token}] {subject or 'Please confirm'}",  # in front: what is long is cut behind
             # RFC 5321 4.5.3.1.1: the local part has 64 octets. Without room for a tag the Subject alone has to do.
             tag=token if len(local.encode()) + 1 + len(token) <= MAX_LOCAL else "",
+            to_sender=True,  # else who writes the From could confirm for whom MAIL FROM names
         )
 
     async def redeem(self, mail: Mail) -> Any:
@@ -101,7 +103,7 @@ class Confirmation:
         found = await self._find(mail)
         if found is None:
             return None
-        sender, identifier, record = found
+        _, identifier, record = found
         if record["by"] not in ("", mail.id):
             return None
         now = self._context.clock.now()
@@ -110,12 +112,13 @@ class Confirmation:
             await self._state.set(
                 self._key(identifier), {**record, "by": mail.id}, expires=max(record["until"] - now, 1.0)
             )
-            waiting = await self._waiting(sender, now)
+            person = _person(mail.sender)
+            waiting = await self._waiting(person, now)
             waiting.pop(identifier, None)
             if waiting:
-                await self._state.set(self._key("of", sender), waiting, expires=self._expires)
+                await self._state.set(self._key("of", person), waiting, expires=self._expires)
             else:
-                await self._state.delete(self._key("of", sender))
+                await self._state.delete(self._key("of", person))
         return _unpack(record)
 
     async def spent(self, mail: Mail) -> bool:
@@ -142,9 +145,9 @@ class Confirmation:
                 return sender, identifier, record
         return None
 
-    async def _waiting(self, sender: str, now: float) -> dict[str, dict[str, Any]]:
-        """What one sender has been asked and not answered, by ID."""
-        entries = await self._state.get(self._key("of", sender), {})
+    async def _waiting(self, person: str, now: float) -> dict[str, dict[str, Any]]:
+        """What one person has been asked, under whatever tag, and not answered, by ID."""
+        entries = await self._state.get(self._key("of", person), {})
         return {identifier: entry for identifier, entry in entries.items() if entry["until"] > now}
 
     async def _secret(self) -> str:
@@ -170,11 +173,24 @@ class Confirmation:
 
 
 def sender_key(sender: str) -> str:
-    """What two spellings of a sender share."""
+    """What two spellings of a sender share. Outside of ASCII there is one only: `strauß` and `strauss` are two people."""
     try:
-        return parse(sender).key
+        address = parse(sender)
     except AddressError:
-        return sender.casefold()
+        return _lower(sender)
+    return f"{_lower(unquote(address.local))}@{address.domain}"
+
+
+def _person(sender: str) -> str:
+    """Who gets the mail to a sender, whatever tag somebody made up."""
+    try:
+        return parse(sender).person
+    except AddressError:
+        return _lower(sender)
+
+
+def _lower(text: str) -> str:
+    return text.lower() if text.isascii() else text
 
 
 def _tokens(mail: Mail) -> Iterator[str]:

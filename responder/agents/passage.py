@@ -58,6 +58,7 @@ def pack_answer(answer: Answer) -> Packed:
             "from_": answer.from_,
             "handle": answer.handle,
             "interval": answer.interval,
+            "to_sender": answer.to_sender,
             "files": [[file.name, file.content_type] for file in answer.attachments],
         }
         texts = [text.encode("utf-8", "surrogatepass") for text in (answer.text, answer.html)]
@@ -75,6 +76,9 @@ def pack_answer(answer: Answer) -> Packed:
         }
         return told, []
     return {"is": "hand-over" if isinstance(answer, HandOver) else "silence"}, []
+
+
+_PLAIN = ("subject", "headers", "tag", "from_", "handle", "interval", "to_sender")
 
 
 def unpack_answer(told: dict[str, Any], blobs: Sequence[bytes]) -> object:
@@ -97,6 +101,6 @@ def unpack_answer(told: dict[str, Any], blobs: Sequence[bytes]) -> object:
                 text=text.decode("utf-8", "surrogatepass"),
                 html=html.decode("utf-8", "surrogatepass"),
                 attachments=files,
-                **{name: told[name] for name in ("subject", "headers", "tag", "from_", "handle", "interval")},
+                **{name: told[name] for name in _PLAIN},
             )
     raise ValueError("it is of no known kind")

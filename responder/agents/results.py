@@ -79,6 +79,8 @@ def _check_fields(answer: Reply) -> None:
         isinstance(answer.interval, int | float) and 0 <= answer.interval <= MAX_INTERVAL
     ):
         raise AgentError("the agent's Reply holds something else than seconds in interval")
+    if not isinstance(answer.to_sender, bool):
+        raise AgentError("the agent's Reply holds something else than true or false in to_sender")
     if isinstance(answer.headers, Mapping) and len(answer.headers) > MAX_FIELDS:
         raise AgentError(f"the agent's Reply has {len(answer.headers)} headers, {MAX_FIELDS} are allowed")
     if not isinstance(answer.headers, Mapping) or not all(

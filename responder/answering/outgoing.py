@@ -58,7 +58,11 @@ class Outgoing:
         return self._reply(answer)
 
     def _reply(self, answer: Reply) -> Settlement:
-        to = answer_to(self._table, self._inbox.kind, self._item.reverse_path, self._headers)
+        to = (
+            addresses.parse(self._item.reverse_path)
+            if answer.to_sender
+            else answer_to(self._table, self._inbox.kind, self._item.reverse_path, self._headers)
+        )
         personal = self._inbox.kind != "service"
         name, author = self._author(answer)
         try:
@@ -87,6 +91,7 @@ class Outgoing:
             self._item,
             self._recipient,
             self._headers,
+            to,
             handle=answer.handle,
             pause=self._pause(answer),
         )

@@ -15,7 +15,7 @@ from responder.agents.answers import Distribute, TryLater
 from responder.agents.base import Bounce, Mail
 from responder.agents.host import AgentError, Host
 from responder.answering.memory import Turn
-from responder.answering.outgoing import Outgoing, silence
+from responder.answering.outgoing import Outgoing, answer_to, silence
 from responder.answering.setup import Setup
 from responder.answering.windows import FullWindows, windows_of
 from responder.clock import Clock
@@ -89,7 +89,8 @@ class Answering:
         if suppressed is not None and (suppressed.stops is Stops.ALL or not inbox.type.reads_automatic_mail):
             return silence(suppressed)
         if not inbox.type.reads_automatic_mail:
-            windows = windows_of(setup.config.reply, inbox, item, recipient, headers)
+            to = answer_to(setup.config.inboxes[inbox.name], inbox.kind, item.reverse_path, headers)
+            windows = windows_of(setup.config.reply, inbox, item, recipient, headers, to)
             full = await self._full.look(inbox, windows)
             if full is not None:
                 return Settlement(Event.SILENCE, full.reason)

@@ -30,17 +30,19 @@ def windows_of(
     item: InboundItem,
     recipient: Address,
     headers: Headers,
+    to: Address,
     *,
     handle: str = "",
     pause: float | None = None,
 ) -> tuple[Window, ...]:
-    """The windows of one answer. An answer with a `handle` is counted apart from others (RFC 5230 4.2), and `pause` (seconds)
+    """The windows of one answer. They count for whoever gets it: the reverse-path may name others (`answer_to = "from"`), and
+    tags are made up at will. An answer with a `handle` is counted apart from others (RFC 5230 4.2), and `pause` (seconds)
     stands in place of the inbox's interval."""
-    sender = sender_key(item.reverse_path)
+    sender = to.person
     mailbox = recipient.key
     windows = []
     if item.message_id:
-        key = f"message-id {mailbox} {sender} {item.message_id}"
+        key = f"message-id {mailbox} {sender_key(item.reverse_path)} {item.message_id}"
         windows.append(Window(key, 1, DAY, "duplicate-message-id: this mail was answered within a day"))
     seconds = inbox.interval if pause is None else pause
     if seconds > 0:
@@ -71,8 +73,9 @@ def windows_of_post(reply: Reply, item: InboundItem, recipient: Address) -> tupl
         key = f"message-id {recipient.key} {sender} {item.message_id}"
         windows.append(Window(key, 1, DAY, "duplicate-message-id: this mail was answered within a day"))
     if (rate := reply.per_sender) is not None:
+        whom = addresses.parse(item.reverse_path).person
         windows.append(
-            Window(f"sender {sender}", rate.count, rate.seconds, f"breaker-per-sender: {rate} answers reached")
+            Window(f"sender {whom}", rate.count, rate.seconds, f"breaker-per-sender: {rate} answers reached")
         )
     return tuple(windows)
 

@@ -43,6 +43,13 @@ class Address:
         return f"{unquote(self.local).casefold()}@{self.domain}"
 
     @property
+    def person(self) -> str:
+        """What the addresses of one person share: `key` without the tag, of which anybody may make up as many as they like.
+        A forwarder's own rewriting (SRS) is no tag: behind it stand many people."""
+        name, tag = split_tag(unquote(self.local).casefold())
+        return self.key if not tag or name in ("srs0", "srs1") else f"{name}@{self.domain}"
+
+    @property
     def is_ascii(self) -> bool:
         """Whether the address travels without SMTPUTF8."""
         return self.local.isascii()

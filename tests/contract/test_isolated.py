@@ -78,6 +78,9 @@ class Own(Agent):
             await asyncio.sleep(600)
         if does == "block":
             time.sleep(600)
+        if does == "odd":
+            await self.context.state.set(f"pid {os.getpid()}", None)
+            raise SystemExit
         if does == "exit":
             os._exit(3)
         return {"forward": Forward(to=["a@b.c"], subject_prefix=""), "hand-over": HandOver(), "number": 5,
@@ -304,6 +307,16 @@ async def test_process_when_it_ends_then_that_is_told_and_the_next_mail_has_anot
     for _ in range(3):
         with pytest.raises(AgentError, match=r"^the agent's process ended with exit status 3$"):
             await host.run(inbox, mail())
+
+
+async def test_process_when_its_agent_raises_what_ends_programs_then_it_is_replaced(
+    plugins: Plugins, host: Host
+) -> None:
+    inbox = make(plugins, does="odd")
+    for _ in range(3):
+        with pytest.raises(AgentError, match="raised SystemExit"):
+            await host.run(inbox, mail())
+    assert len(await inbox.agent.context.state.items("pid")) == 3
 
 
 @pytest.mark.parametrize("does", ["hang", "block"])
