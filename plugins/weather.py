@@ -6,11 +6,10 @@ response are the operator's.
 """
 
 import asyncio
-import ipaddress
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Annotated, Any, Self
@@ -21,12 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 
 from responder import Agent, Mail, Reply, TryLater, hookimpl
 
+from ._whereabouts import MAX_PLACE, clean, places, sender_address
+
 MAX_RESPONSE = 1 << 20  # octets
-MAX_PLACE = 80  # characters of a place's name
-MAX_WORDS = 6  # of a line that may be one; a longer one is a sentence, and nothing for a stranger's server
-MAX_RECEIVED = 50  # fields that are looked at, from the oldest on
 KNOWN = {"geocoder": ("place", "key"), "locator": ("ip", "key"), "weather": ("latitude", "longitude", "place", "key")}
-ADDRESS_HEADERS = ("x-originating-ip", "x-source-ip", "x-source", "received")
 
 # WMO code table 4677, as far as providers use it
 CONDITIONS = {
@@ -37,17 +34,6 @@ CONDITIONS = {
     80: "light showers", 81: "showers", 82: "violent showers", 85: "light snow showers", 86: "heavy snow showers",
     95: "thunderstorm", 96: "thunderstorm with light hail", 99: "thunderstorm with heavy hail",
 }  # fmt: skip
-
-_ASKED = re.compile(r"\b(?:weather|forecast|wetter|météo|meteo|tiempo|clima|weer|väder|temperature?)\b", re.IGNORECASE)
-_FILLING = re.compile(
-    r"(?:(?:report|forecast|like|please|bitte|now|today|tomorrow|heute|morgen|in|at|for|of|near|en|à|a|di|für|bei|von|i|om)\b"
-    r"|[\s:,?!-])+",
-    re.IGNORECASE,
-)
-_TRAILING = re.compile(r"[\s,]+(?:please|bitte|now|today|tomorrow|heute|morgen)$", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?<![\w.:])(?:IPv6:)?([0-9a-f:.]{3,45})(?![\w.:])", re.IGNORECASE)
-_BRACKETS = re.compile(r"\[([^\[\]]{3,60})\]")
-_FROM = re.compile(r"\s*from\b(.*?)(?:\sby\s|;|$)", re.IGNORECASE | re.DOTALL)
 
 URL = Annotated[str, Field(max_length=2000)]
 
@@ -285,50 +271,6 @@ class Weather(Agent):
             raise WeatherError(f"{host} sent something else than JSON") from None
 
 
-def places(mail: Mail) -> Iterator[tuple[bool, str]]:
-    """What may be a place, the likeliest first, and whether the mail says that it is one ("weather in ...")."""
-    first = next((line for line in mail.reply_text[:10_000].splitlines() if line.strip()), "")
-    seen = set()
-    for line in (mail.base_subject[:300], first[:300]):
-        asked = _ASKED.search(line)
-        rest = line[asked.end() :] if asked else ""
-        filling = _FILLING.match(rest)
-        named = _clean(rest[filling.end() :] if filling else rest)
-        place = named or _clean(line[: asked.start()] if asked else line)  # "Bern weather" is said, too
-        place = _TRAILING.sub("", place)
-        if 1 < len(place) <= MAX_PLACE and len(place.split()) <= MAX_WORDS and place.casefold() not in seen:
-            seen.add(place.casefold())
-            yield bool(named), place
-
-
-def sender_address(mail: Mail) -> str:
-    """The public address that the mail came from, by its headers, "" where they name none. All of them can be forged: whoever
-    does so learns the weather of another place."""
-    for name in ADDRESS_HEADERS:
-        values = mail.headers.all(name)
-        if name == "received":  # the oldest is the last one; only what it came `from` is where somebody was
-            oldest = values[: -MAX_RECEIVED - 1 : -1]
-            values = [match[1] for value in oldest if (match := _FROM.match(value[:1000]))]
-        for value in values[:MAX_RECEIVED]:
-            # What stands in brackets was seen by the host that wrote it; the rest is what the client said (RFC 5321 4.4)
-            for part in (*_BRACKETS.findall(value[:1000]), value[:1000]):
-                for found in _ADDRESS.findall(part):
-                    if address := public(found):
-                        return address
-    return ""
-
-
-def public(text: str) -> str:
-    """An address that anybody may have, in its usual form; "" for private, local and reserved ones, and for no address."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(address) if address.is_global and not address.is_multicast else ""
-
-
 def dig(value: Any, path: str) -> Any:
     """What stands at `a.0.b` in JSON; None where there is nothing."""
     for step in path.split(".") if path else ():
@@ -354,13 +296,7 @@ def number(value: Any) -> float | None:
 
 def words(value: Any) -> str:
     """A provider's text, on one line and short."""
-    return _clean(value[:300])[:MAX_PLACE] if isinstance(value, str) else ""
-
-
-def _clean(text: str) -> str:
-    """One line without controls, and without the marks and dots around it."""
-    line = " ".join("".join([char if char.isprintable() else " " for char in text]).split())
-    return line.strip(" .,;:!?¿¡\"'()[]<>-").encode("utf-8", "replace").decode()
+    return clean(value[:300])[:MAX_PLACE] if isinstance(value, str) else ""
 
 
 def _check_template(template: str, known: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from responder.clock import Clock
 from responder.config import BOUNCES, Config
 from responder.config import Delivery as DeliveryTable
+from responder.inbound.limits import RateCounter
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.backoff import next_attempt
 from responder.mail.dsn import FailedRecipient, compose_dsn
@@ -42,6 +43,8 @@ class Delivery:
         self._clock = clock
         self._sending: Counter[str] = Counter()  # claimed, by domain
         self._rooms: dict[str, asyncio.Semaphore] = {}  # connections that are free, by destination
+        self._rate = config.reply.per_sender
+        self._told = RateCounter(self._rate, clock)  # notifications, by whom they go to
 
     async def claim(self, token: str, limit: int) -> tuple[list[OutboundItem], float | None]:
         items, due = await self._store.claim_outbound(token, limit, self._sending, per_domain(self.config.delivery))
@@ -132,6 +135,8 @@ class Delivery:
             to = parse(item.return_to)
         except AddressError:  # "" too: a null reverse-path never earns a DSN
             return Settlement(Event.FAIL, reason)
+        if item.kind != "list" and not self._may_tell(to):
+            return Settlement(Event.FAIL, f"{reason}; not told to its sender: {self._rate} notifications reached")
         now = self._clock.now()
         identifier = self._clock.new_id()
         message_id = f"<auto.{identifier}@{self.config.hostname}>"
@@ -168,6 +173,18 @@ class Delivery:
             expires_at=now + self.config.delivery.expire,
         )
         return Settlement(Event.BOUNCE, reason, (outbound,), ((identifier, message),))
+
+
+    def _may_tell(self, to: Address) -> bool:
+        """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
+        to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it."""
+        if self._rate != self.config.reply.per_sender:  # a reload
+            self._rate = self.config.reply.per_sender
+            self._told = RateCounter(self._rate, self._clock)
+        if self._told.full(to.person):
+            return False
+        self._told.add(to.person)
+        return True
 
 
 def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:

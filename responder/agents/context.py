@@ -116,6 +116,9 @@ class Context:
         if self._loop is None:
             coroutine.close()
             raise RuntimeError("the agent has not been started")
+        if asyncio._get_running_loop() is self._loop:  # it would wait for itself, and the server for it, for ever
+            coroutine.close()
+            raise RuntimeError("context.blocking is for plain functions: in async code it is `await context.state...`")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 

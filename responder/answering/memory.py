@@ -74,6 +74,8 @@ class InboxState:
                 return True
 
     async def increment(self, key: str, by: int = 1, *, expires: float | None = None) -> int:
+        if not isinstance(by, int):
+            raise ValueError("increment wants a whole number to add")
         turn = self._turn()
         while True:
             found, version = await self._read(turn, _key(key))
@@ -81,8 +83,8 @@ class InboxState:
             if not isinstance(number, int):
                 raise ValueError("increment wants a key that holds a whole number")
             until = self._until(expires) if found.json is None else found.expires_at
-            if await self._write(turn, Value(key, str(number + int(by)), until), version):
-                return number + int(by)
+            if await self._write(turn, Value(key, str(number + by), until), version):
+                return number + by
 
     async def delete(self, key: str) -> None:
         await self._write(self._turn(), Value(_key(key), None))
@@ -104,7 +106,7 @@ class InboxState:
     def _until(self, expires: float | None) -> float:
         if expires is None:
             return 0.0
-        if not expires > 0:  # NaN, too
+        if not isinstance(expires, int | float) or not expires > 0:  # NaN, too
             raise ValueError("expires wants a number of seconds above 0")
         return self._clock.now() + expires
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from responder.agents.answers import Answer, Distribute, Forward, HandOver, Reply
 from responder.agents.host import AgentError, Inbox
 from responder.answering.setup import DAY, Setup, own_addresses
-from responder.answering.windows import sender_key, windows_of, windows_of_post
+from responder.answering.windows import sender_key, window_of_forward, windows_of, windows_of_post
 from responder.clock import Clock
 from responder.config import BOUNCES
 from responder.config import Inbox as InboxTable
@@ -176,7 +176,8 @@ class Outgoing:
         )
 
     def _forward(self, answer: Forward, content: bytes) -> Settlement:
-        """No windows: what is passed on is somebody's mail, and none of it may be lost."""
+        """No breaker: what is passed on is somebody's mail, and none of it may be lost. But a mail to a hundred tags of one inbox is
+        one mail, and its targets get it once."""
         targets = allowed_targets(self._table, answer)
         try:
             sender = addresses.parse(self._item.reverse_path) if self._item.reverse_path else None
@@ -200,7 +201,11 @@ class Outgoing:
                 self._outbound("forward", identifier, content_id, target, path, return_to=self._item.reverse_path)
             )
         return Settlement(
-            Event.ANSWER, f"forwarded by {self._inbox.type.name}", tuple(outbound), ((content_id, message),)
+            Event.ANSWER,
+            f"forwarded by {self._inbox.type.name}",
+            tuple(outbound),
+            ((content_id, message),),
+            (window_of_forward(self._item, self._recipient, targets, answer.subject_prefix),),
         )
 
     def _message_id(self) -> str:

@@ -6,6 +6,7 @@ remembered, so that an agent need not work for nothing.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -78,6 +79,13 @@ def windows_of_post(reply: Reply, item: InboundItem, recipient: Address) -> tupl
             Window(f"sender {whom}", rate.count, rate.seconds, f"breaker-per-sender: {rate} answers reached")
         )
     return tuple(windows)
+
+
+def window_of_forward(item: InboundItem, recipient: Address, targets: Sequence[Address], prefix: str | None) -> Window:
+    """The window of a mail that is passed on: to the same targets once, however many tags of one inbox the mail is for."""
+    same = hashlib.sha256("\0".join([*sorted(to.key for to in targets), repr(prefix)]).encode("utf-8", "replace"))
+    key = f"forward {item.mail_id} {recipient.person} {same.hexdigest()[:32]}"
+    return Window(key, 1, DAY, "forwarded-already: another tag of the inbox has passed this mail on")
 
 
 def sender_key(reverse_path: str) -> str:

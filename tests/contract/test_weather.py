@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from plugins.weather import ADDRESS_HEADERS, CONDITIONS, Weather, dig, number, places, public, sender_address
+from plugins._whereabouts import ADDRESS_HEADERS, places, public, sender_address
+from plugins.weather import CONDITIONS, Weather, dig, number
 from responder import Mail, Reply, TryLater
 from responder.config import Config
 from responder.mail.address import parse

@@ -37,7 +37,7 @@ from responder.agents.context import State
 from responder.agents.host import Inbox as Running
 from responder.agents.host import build
 from responder.agents.load import load, load_plugins
-from responder.answering.windows import windows_of
+from responder.answering.windows import window_of_forward, windows_of
 from responder.config import Config, Rate
 from responder.config import Reply as ReplyTable
 from responder.mail import automatic, marks
@@ -327,13 +327,14 @@ def stage_codes() -> set[str]:
     windows = windows_of(
         rates, Running("x", kind, kind, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b""), Address("a", "b")
     )
+    windows += (window_of_forward(item, Address("x", "y"), [], None),)
     return found | {reason.partition(":")[0] for reason in (CHANGED, *(window.reason for window in windows))}
 
 
 def test_codes_when_listed_then_they_are_those_of_gate_and_stage() -> None:
     documented = names([row[:1] for row in rows(OPERATING, "Reason codes")])
     assert len(set(documented)) == len(documented)
-    assert len(gate_codes()) > 25 and len(stage_codes()) == 12
+    assert len(gate_codes()) > 25 and len(stage_codes()) == 13
     assert set(documented) == gate_codes() | stage_codes()
 
 
