@@ -171,7 +171,7 @@ def agent_type(name: object, thing: object, origin: str, source: Path | str) -> 
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise PluginError(f"an agent's name must be a text, not {name!r}")
     if inspect.isfunction(thing):
-        thing = _as_class(thing)
+        thing = _as_class(name, thing)
     if not inspect.isclass(thing) or not issubclass(thing, Agent):
         raise PluginError(f'"{name}" must be a subclass of responder.Agent or a function, not {type(thing).__name__}')
     if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
@@ -182,6 +182,8 @@ def agent_type(name: object, thing: object, origin: str, source: Path | str) -> 
         raise PluginError(f'the interval of "{name}" must be a number of seconds')
     if thing.answer is Agent.answer:
         raise PluginError(f'"{name}" has no method `answer`')
+    if inspect.isgeneratorfunction(thing.answer) or inspect.isasyncgenfunction(thing.answer):
+        raise PluginError(f'"{name}" has to `return` its answer, not to `yield` it')
     if isinstance(thing.needs, str) or not set(thing.needs) <= set(NEEDS):
         raise PluginError(f'what "{name}" needs must be among {", ".join(NEEDS)}')
     return AgentType(
@@ -199,14 +201,17 @@ def agent_type(name: object, thing: object, origin: str, source: Path | str) -> 
     )
 
 
-def _as_class(function: FunctionType) -> type[Agent]:
+def _as_class(name: str, function: FunctionType) -> type[Agent]:
     """A function of a mail, or of a mail and a context, as an agent like any other. Raises `PluginError`."""
-    wanted = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    signature = inspect.signature(function)
+    wanted = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     with_context = len(wanted) > 1 and wanted[1].default is inspect.Parameter.empty
+    try:
+        signature.bind(*range(1 + with_context))
+    except TypeError as error:
+        raise PluginError(f'the function of "{name}" is called with a mail, or a mail and a context: {error}') from None
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(f'"{name}" has to `return` its answer, not to `yield` it')
 
     if inspect.iscoroutinefunction(function):
 

@@ -56,7 +56,9 @@ def may_bind_low_ports() -> bool:
 
 LOW_PORT = """
 import os, sys
+from importlib.metadata import entry_points
 import responder.app, responder.cli  # before the privilege is given up: whatever that user may read
+installed = [entry.load() for entry in entry_points(group="responder")]
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)

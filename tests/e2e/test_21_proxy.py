@@ -205,14 +205,6 @@ def test_upstream_is_away_then_nothing_is_lost(world: World, tmp_path_factory: p
             assert {below_trace(one.content) for one in sink.transactions} == {MAIL}
 
 
-def test_inbox_without_upstream_says_what_is_missing(tmp_path_factory: pytest.TempPathFactory) -> None:
-    config = configuration(inboxes={"p": {"agent": "proxy"}}, answering={"attempts": 1})
-    with running(tmp_path_factory.mktemp("bare"), config) as server:
-        [item] = ended(server, queued_as(submit(server.port, "a@sender.example", ["p@test.example"], MAIL)))
-    assert item["state"] == "FAILED"
-    assert "inboxes.NAME.upstream" in item["reason"]
-
-
 # -- a real one --------------------------------------------------------------------------------------------------------
 
 

@@ -250,3 +250,21 @@ async def test_slow_domain_does_not_keep_another_waiting(tmp_path: Path) -> None
                 await it.stage.settle(item, await asyncio.wait_for(tasks[item.id], 10))
         more, _ = await it.stage.claim(it.lease.token, 10)
         assert more
+
+
+async def test_dsn_when_one_sender_is_told_of_many_failures_then_the_rest_are_failed_and_nobody_is_flooded(
+    tmp_path: Path,
+) -> None:
+    config = configured({"echo": "answer"}, reply={"per_sender": "2/10m"})
+    async with post(tmp_path, config, lambda envelope: DELIVERED if not envelope.reverse_path else NEVER) as it:
+        items = []
+        for number in range(4):
+            items += await queue(it, "a@far.example", return_to=f"ann+{number}@near.example", reverse_path="b@c.example")
+        await it.turn()
+        ends = [await it.end(item) for item in items]
+        assert [state for state, _ in ends] == [State.BOUNCED, State.BOUNCED, State.FAILED, State.FAILED]
+        assert "not told to its sender: 2/10m notifications reached" in ends[2][1]
+        it.clock.advance(601)
+        [late] = await queue(it, "a@far.example", return_to="ann@near.example", reverse_path="b@c.example")
+        await it.turn()
+        assert (await it.end(late))[0] is State.BOUNCED

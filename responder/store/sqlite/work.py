@@ -177,6 +177,10 @@ def _choose(
 
 
 CHANGED = "state-changed: another mail changed what this run had read; it is done again"
+UNREST = "state-changed: what this agent's runs read never stands still; does a task of its own write it?"
+SOON = 50  # refused runs of a mail that are done again at once
+REFUSALS = 1000  # refused runs of a mail before it is given up: somebody else than other mails changes what they read
+SLOWEST = 10.0  # seconds between two of them at the most
 
 
 def settle_inbound(
@@ -195,7 +199,7 @@ def settle_inbound(
         if full is not None:
             event, reason = Event.SILENCE, full.reason
         elif settlement.memory is not None and not unchanged(connection, settlement.memory, now):
-            event, reason, due = Event.DEFER, CHANGED, now
+            event, reason, due = _again(connection, item.id, now)
             again.append(item.id)
         else:
             counters.add(settlement.windows if event is Event.ANSWER else ())
@@ -206,12 +210,22 @@ def settle_inbound(
     counters.store()
     _store_along(connection, stored, now)
     came_to = _end(connection, "inbound", [item.id for item, _ in settlements], ends, now)
-    if again:  # it was no fault of theirs, and whoever changed it has come to an end: this can't go on for ever
+    if again:  # it was no fault of theirs
         connection.execute(
             "UPDATE inbound SET attempts = attempts - 1 WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(again),),
         )
     return came_to
+
+
+def _again(connection: sqlite3.Connection, item: str, now: float) -> tuple[Event, str, float]:
+    """What becomes of a mail whose run was refused: where another mail's run has come to an end for it, this can't go on for
+    ever; where a task of the agent's own writes what its runs read, it could."""
+    count = "SELECT count(*) FROM history WHERE item = ? AND reason = ?"
+    refusals = connection.execute(count, (item, CHANGED)).fetchone()[0] + 1
+    if refusals >= REFUSALS:
+        return Event.FAIL, UNREST, now
+    return Event.DEFER, CHANGED, now + min(max(refusals - SOON, 0) / 10, SLOWEST)
 
 
 def settle_outbound(

@@ -1,0 +1,103 @@
+"""Mail in another's name: whom the answers hit, and how many of them there are."""
+
+from __future__ import annotations
+
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from responder.mail.address import parse
+from responder.mail.lifecycle import State
+from tests.support.server import ROOT
+from tests.support.stages import PLUGINS, QUIET, Desk, configured, desk
+from tests.support.stores import claim_out
+
+VICTIM = "ann@far.example"
+STOCK = {"plugins": [str(PLUGINS), str(ROOT / "plugins")]}
+LIST: dict[str, Any] = {
+    "agent": "list",
+    "targets": ["*"],
+    "answer_to": "from",
+    "settings": {"name": "Talk", "owners": ["olga@far.example"], "members": ["ben@near.example"]},
+}
+
+
+async def states(it: Desk, *items: str) -> list[State]:
+    await it.turn()
+    return [(await it.end(item))[0] for item in items]
+
+
+@pytest.mark.parametrize(
+    ("sender", "person"),
+    [
+        ("ann+1@far.example", "ann@far.example"),
+        ('"Ann+a b"@FAR.example', "ann@far.example"),
+        ("+ann@far.example", "+ann@far.example"),
+        ("SRS0+xyz=ab=near.example=ben@far.example", "srs0+xyz=ab=near.example=ben@far.example"),
+    ],
+)
+def test_person_when_an_address_has_a_tag_then_it_does_not_count(sender: str, person: str) -> None:
+    assert parse(sender).person == person
+
+
+async def test_breaker_when_each_mail_has_another_tag_then_it_holds(tmp_path: Path) -> None:
+    config = configured({"echo": "answer"}, reply=QUIET | {"per_sender": "2/10m"})
+    async with desk(tmp_path, config) as it:
+        items = [await it.put("echo", f"ann+{number}@far.example") for number in range(4)]
+        assert await states(it, *items) == [State.ANSWERED, State.ANSWERED, State.SILENT, State.SILENT]
+
+
+async def test_interval_when_each_mail_has_another_tag_then_there_is_one_answer(tmp_path: Path) -> None:
+    async with desk(tmp_path, configured({"bob": {"agent": "personal"}})) as it:
+        items = [await it.put("bob", f"ann+{number}@far.example") for number in range(2)]
+        assert await states(it, *items) == [State.ANSWERED, State.SILENT]
+
+
+async def test_breaker_when_answers_go_to_from_then_it_counts_whom_they_reach(tmp_path: Path) -> None:
+    inboxes = {"echo": {"agent": "scripted", "settings": {"does": "answer"}, "answer_to": "from"}}
+    async with desk(tmp_path, configured(inboxes, reply=QUIET | {"per_sender": "2/10m"})) as it:
+        items = []
+        for number in range(4):
+            mail = await it.put("echo", f"r{number}@far.example", f"From: {VICTIM}")
+            items.append(mail)
+        assert await states(it, *items) == [State.ANSWERED, State.ANSWERED, State.SILENT, State.SILENT]
+        assert {message.recipient for message in await it.leaving()} == {VICTIM}
+
+
+async def test_question_when_from_is_another_then_only_the_sender_gets_the_token(tmp_path: Path) -> None:
+    guard = {"agent": "confirm", "settings": {"agent": "scripted", "settings": {"does": "answer"}}, "answer_to": "from"}
+    async with desk(tmp_path, configured({"guard": guard, "talk": LIST}, **STOCK)) as it:
+        for inbox in ("guard", "talk+subscribe"):
+            await it.put(inbox, VICTIM, "From: eve@far.example")
+        await it.put("talk+request", "olga@far.example", "From: eve@far.example", "Subject: members")
+        await it.turn()
+        assert [message.recipient for message in await it.leaving()] == [VICTIM, VICTIM, "olga@far.example"]
+
+
+async def test_questions_when_each_has_another_tag_then_five_leave_and_each_token_is_its_own(tmp_path: Path) -> None:
+    async with desk(tmp_path, configured({"talk": LIST}, **STOCK)) as it:
+        items = [await it.put("talk+subscribe", f"ann+{number}@far.example") for number in range(7)]
+        assert await states(it, *items) == [State.ANSWERED] * 5 + [State.SILENT] * 2
+        sent = {one.recipient: one for one in await claim_out(it.store, "post")}
+        tags = {}
+        for to, one in sent.items():
+            author = message_from_bytes(one.content or b"")["From"]
+            tags[to] = parse(author.rpartition("<")[2].strip("> ")).local
+        assert len(set(tags.values())) == 5
+        for to, local in tags.items():
+            await it.put(local, to)
+        await it.turn()
+        welcomed = await claim_out(it.store, "post")
+        assert {one.recipient for one in welcomed if b"You are on the list" in (one.content or b"")} == set(tags)
+
+
+async def test_forward_when_a_mail_is_for_many_tags_then_its_targets_get_it_once(tmp_path: Path) -> None:
+    inboxes = {"fwd": {"agent": "reader", "settings": {"does": "forward"}, "targets": ["one@far.example"]}}
+    async with desk(tmp_path, configured(inboxes)) as it:
+        first = await it.put("fwd", VICTIM, recipients=("fwd+a", "fwd+b"))
+        mail = first.partition(".")[0]
+        assert await states(it, first, f"{mail}.1", f"{mail}.2") == [State.ANSWERED, State.SILENT, State.SILENT]
+        again = await it.put("fwd+a", VICTIM)
+        assert await states(it, again) == [State.ANSWERED]
