@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from operator import attrgetter
@@ -55,6 +56,7 @@ class Server:
         self._reload = reload
         self._clock = clock
         self._started = config
+        self._home = Path.cwd()
         self._setup = prepare(config, file)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -149,10 +151,11 @@ class Server:
             if self._stop.is_set():
                 return
             try:
+                os.chdir(self._home)  # an agent may have left it
                 config = self._reload()
                 setup = await asyncio.to_thread(prepare, config, self._file)  # an import may take its time
                 await self._start_agents(setup)
-            except (ConfigError, StartError) as error:
+            except (ConfigError, StartError, OSError) as error:
                 event("reload refused", level=logging.ERROR, reason=str(error))
                 return
             old, self._setup, self.answering.setup = self._setup, setup, setup
@@ -186,6 +189,8 @@ class Server:
             await self.host.start(list(setup.inboxes.values()))
         except PluginError as error:
             raise StartError(f"{self._file}: {error}") from error
+        finally:
+            os.chdir(self._home)
 
     async def _retire(self, setup: Setup) -> None:
         """Let what its agents do come to an end, then stop them."""

@@ -28,6 +28,7 @@ class Watcher:
     def __init__(self, paths: Callable[[], Iterable[Path]], clock: Clock) -> None:
         self._paths = paths
         self._clock = clock
+        self._home = Path.cwd()  # a plugin may change it
 
     async def run(self, on_change: Callable[[list[Path]], Awaitable[None]]) -> None:
         """Call `on_change` with what has changed, come or gone, until cancelled."""
@@ -48,17 +49,24 @@ class Watcher:
                 await on_change(changed)
 
     def _look(self) -> dict[Path, Mark]:
-        return {file: mark for path in self._paths() for file in _files(path) if (mark := _mark(file)) is not None}
+        found = {}
+        for path in self._paths():
+            for file in _files(path, self._home):
+                if (mark := _mark(self._home / file)) is not None:
+                    found[file] = mark
+        return found
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+def _files(path: Path, home: Path) -> Iterator[Path]:
+    """A file, or the Python files of a folder, as `path` names them."""
+    top = home / path
+    if not top.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(top):
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
         # `.#name.py` (Emacs), `.name.py.swp` (Vim), `name.py~`: none of them is a plugin.
-        yield from (Path(folder, name) for name in names if name.endswith(".py") and not name.startswith("."))
+        yield from (path / Path(folder, name).relative_to(top) for name in names if name.endswith(".py") and not name.startswith("."))
 
 
 def _mark(path: Path) -> Mark | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.operator import Operator
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a script: programs of ours would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRED = os.environ.get("RESPONDER_REQUIRE_PEERS") == "1"
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])

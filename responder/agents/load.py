@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,8 +49,12 @@ def load_plugins(folders: Sequence[Path], *, skip_broken: bool = False) -> Plugi
     name the second is; only the folders must be there.
     """
     files = _files(folders)
-    with fresh([folder.resolve() for folder in folders]):
-        return _load(files, skip_broken)
+    home = Path.cwd()
+    try:
+        with fresh([folder.resolve() for folder in folders]):
+            return _load(files, skip_broken)
+    finally:
+        os.chdir(home)  # a plugin's import may have left it; the configuration's paths count from it
 
 
 def stand_ins(plugins: Plugins, wanted: Iterable[str]) -> dict[str, AgentType]:

@@ -27,13 +27,14 @@ class PrintTransport:
 
     def __init__(self, folder: Path, stream: TextIO | None = None) -> None:
         self._folder = folder
+        self._home = Path.cwd()  # a plugin may change it
         self._screen = Screen(stream or sys.stdout)
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """Delivered, once it is on disk; what can't be shown is no reason to send it again."""
         path = self._folder / f"{envelope.id}.eml"
         try:
-            await asyncio.to_thread(_keep, path, envelope.content)
+            await asyncio.to_thread(_keep, self._home / path, envelope.content)
         except OSError as error:
             failure = Trouble.INTERNAL.failure(f"not kept: {error.strerror}")
             return [RecipientResult.failed(recipient, failure) for recipient in envelope.recipients]

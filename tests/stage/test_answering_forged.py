@@ -10,6 +10,7 @@ import pytest
 
 from responder.mail.address import parse
 from responder.mail.lifecycle import State
+from responder.store.base import NewMail
 from tests.support.server import ROOT
 from tests.support.stages import PLUGINS, QUIET, Desk, configured, desk
 from tests.support.stores import claim_out
@@ -22,6 +23,22 @@ LIST: dict[str, Any] = {
     "answer_to": "from",
     "settings": {"name": "Talk", "owners": ["olga@far.example"], "members": ["ben@near.example"]},
 }
+
+
+async def forged(it: Desk, inbox: str, sender: str, author: str, subject: str = "hello") -> str:
+    """A mail whose From is another than its reverse-path; its item."""
+    mail = NewMail(
+        id=it.clock.new_id(),
+        received_at=it.clock.now(),
+        reverse_path=sender,
+        peer="192.0.2.1",
+        helo="client.example",
+        message_id="",
+        content=f"From: {author}\r\nTo: {inbox}@test.example\r\nSubject: {subject}\r\n\r\nhello\r\n".encode(),
+        recipients=((f"{inbox}@test.example", inbox.partition("+")[0]),),
+    )
+    await it.store.accept(mail)
+    return f"{mail.id}.0"
 
 
 async def states(it: Desk, *items: str) -> list[State]:
@@ -58,10 +75,7 @@ async def test_interval_when_each_mail_has_another_tag_then_there_is_one_answer(
 async def test_breaker_when_answers_go_to_from_then_it_counts_whom_they_reach(tmp_path: Path) -> None:
     inboxes = {"echo": {"agent": "scripted", "settings": {"does": "answer"}, "answer_to": "from"}}
     async with desk(tmp_path, configured(inboxes, reply=QUIET | {"per_sender": "2/10m"})) as it:
-        items = []
-        for number in range(4):
-            mail = await it.put("echo", f"r{number}@far.example", f"From: {VICTIM}")
-            items.append(mail)
+        items = [await forged(it, "echo", f"r{number}@far.example", VICTIM) for number in range(4)]
         assert await states(it, *items) == [State.ANSWERED, State.ANSWERED, State.SILENT, State.SILENT]
         assert {message.recipient for message in await it.leaving()} == {VICTIM}
 
@@ -70,8 +84,8 @@ async def test_question_when_from_is_another_then_only_the_sender_gets_the_token
     guard = {"agent": "confirm", "settings": {"agent": "scripted", "settings": {"does": "answer"}}, "answer_to": "from"}
     async with desk(tmp_path, configured({"guard": guard, "talk": LIST}, **STOCK)) as it:
         for inbox in ("guard", "talk+subscribe"):
-            await it.put(inbox, VICTIM, "From: eve@far.example")
-        await it.put("talk+request", "olga@far.example", "From: eve@far.example", "Subject: members")
+            await forged(it, inbox, VICTIM, "eve@far.example")
+        await forged(it, "talk+request", "olga@far.example", "eve@far.example", "members")
         await it.turn()
         assert [message.recipient for message in await it.leaving()] == [VICTIM, VICTIM, "olga@far.example"]
 
