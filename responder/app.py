@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Callable, Coroutine
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from responder.agents.files import back_to, staying
 from responder.agents.host import Host
 from responder.agents.load import PluginError
 from responder.answering.setup import Setup, equip
@@ -56,8 +56,8 @@ class Server:
         self._reload = reload
         self._clock = clock
         self._started = config
-        self._home = Path.cwd()
-        self._setup = prepare(config, file)
+        with staying() as self._home:
+            self._setup = prepare(config, file)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -151,11 +151,11 @@ class Server:
             if self._stop.is_set():
                 return
             try:
-                os.chdir(self._home)  # an agent may have left it
+                back_to(self._home)  # an agent may have left it
                 config = self._reload()
-                setup = await asyncio.to_thread(prepare, config, self._file)  # an import may take its time
+                setup = await self.host.load(prepare, config, self._file)  # an import may take its time
                 await self._start_agents(setup)
-            except (ConfigError, StartError, OSError) as error:
+            except (ConfigError, StartError, PluginError) as error:
                 event("reload refused", level=logging.ERROR, reason=str(error))
                 return
             old, self._setup, self.answering.setup = self._setup, setup, setup
@@ -190,7 +190,7 @@ class Server:
         except PluginError as error:
             raise StartError(f"{self._file}: {error}") from error
         finally:
-            os.chdir(self._home)
+            back_to(self._home)
 
     async def _retire(self, setup: Setup) -> None:
         """Let what its agents do come to an end, then stop them."""

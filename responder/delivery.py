@@ -174,7 +174,6 @@ class Delivery:
         )
         return Settlement(Event.BOUNCE, reason, (outbound,), ((identifier, message),))
 
-
     def _may_tell(self, to: Address) -> bool:
         """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
         to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it."""

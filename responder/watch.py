@@ -28,7 +28,10 @@ class Watcher:
     def __init__(self, paths: Callable[[], Iterable[Path]], clock: Clock) -> None:
         self._paths = paths
         self._clock = clock
-        self._home = Path.cwd()  # a plugin may change it
+        try:
+            self._home = Path.cwd()  # a plugin may change it
+        except OSError:
+            self._home = Path()
 
     async def run(self, on_change: Callable[[list[Path]], Awaitable[None]]) -> None:
         """Call `on_change` with what has changed, come or gone, until cancelled."""

@@ -150,6 +150,8 @@ class _Cell:
         odd = answer.pop("odd", False) or self._attempts.stuck > 0
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
+        if (task := asyncio.current_task()) is not None:
+            self._work.discard(task)  # before the answer: what ends the process may come right behind it
         self._pipe.send({**answer, "n": self._number, "odd": odd}, blobs)
 
     async def _answer(self, told: dict[str, Any], blobs: Any) -> passage.Packed:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -32,6 +33,27 @@ def fresh(folders: Sequence[Path]) -> Iterator[None]:
         _take(packages)
         sys.modules.update(before)
         raise
+
+
+@contextmanager
+def staying() -> Iterator[Path | None]:
+    """Be in the same working folder behind the block, whatever a plugin does: the configuration's paths count from it. The
+    folder; None where it has been removed."""
+    try:
+        home = Path.cwd()
+    except OSError:
+        home = None
+    try:
+        yield home
+    finally:
+        back_to(home)
+
+
+def back_to(folder: Path | None) -> None:
+    """Make that the working folder, where it is still there."""
+    if folder is not None:
+        with suppress(OSError):
+            os.chdir(folder)
 
 
 def import_file(path: Path) -> ModuleType:

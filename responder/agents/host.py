@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from responder.agents.answers import Answer, TryLater
 from responder.agents.attempts import Attempts, Bench, DivertedError
@@ -27,6 +27,8 @@ __all__ = ["MAX_ANSWER", "AgentError", "Host", "Inbox", "build", "check"]
 
 SPARE = 256  # threads in place of those in which an agent hangs
 STOP = 5.0  # seconds that one agent gets to stop in
+IMPORT = 60.0  # seconds that the import of all plugins may take at a reload
+T = TypeVar("T")
 
 
 class _Place(Bench):
@@ -79,6 +81,16 @@ class Host:
         if failed:
             await self._stop_all([inbox for inbox, task in zip(inboxes, tasks, strict=True) if _succeeded(task)])
             raise failed[0]
+
+    async def load(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call what imports plugins, in a thread. Raises what that raises, and `PluginError` where it takes too long: an import
+        that never ends must hold up neither the next one nor the server's end."""
+        try:
+            return cast(T, await self._attempts.run(Bench(""), function, *arguments, seconds=IMPORT))
+        except AgentError as error:
+            if error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise PluginError(f"plugins: their import takes longer than {IMPORT:g} s") from None
 
     async def retire(self, inboxes: Collection[Inbox], patience: float) -> None:
         """Stop the agents of a configuration that is replaced: once what runs of them has ended, or after `patience` seconds.

@@ -22,6 +22,7 @@ from responder.observe import event
 PROCESSES = 4  # of an inbox that was not meant to be isolated: each is a Python of its own
 IDLE = 60.0  # seconds without work after which a process ends
 PAUSE = 1.0  # seconds between two starts of a nursery
+FORK = 10.0  # seconds for a nursery to fork: it takes milliseconds
 KILL = (
     GRACE + 1.0
 )  # seconds behind an agent's time after which its process is killed; until then it says itself where it was
@@ -115,7 +116,13 @@ class Isolated:
                 asyncio.get_running_loop().call_later(PAUSE, self._resume)
                 self._nursery = Nursery(self._inbox)
                 await self._nursery.open()
-        link = await self._nursery.fork()
+        nursery = self._nursery
+        try:
+            async with asyncio.timeout(FORK):
+                link = await nursery.fork()
+        except TimeoutError:  # stopped, or hung by what its plugin did
+            nursery.destroy()
+            raise AgentError("the process that the agent's processes come from does not respond") from None
         self._links.add(link)
         try:
             async with asyncio.timeout(self._inbox.timeout + KILL):
@@ -140,6 +147,7 @@ class Isolated:
         self._idle.remove(link)
         self._links.discard(link)
         link.finish()
+        asyncio.get_running_loop().call_later(STOP + GRACE, link.kill)
 
     def _drop(self, link: Link) -> None:
         self._links.discard(link)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from responder.agents.base import Agent, Mail
-from responder.agents.files import fresh, import_file
+from responder.agents.files import fresh, import_file, staying
 from responder.agents.hookspecs import Command
 from responder.agents.registry import AgentType, PluginError, Registered, agent_type, one_line, register
 from responder.observe import Observer
@@ -49,12 +48,8 @@ def load_plugins(folders: Sequence[Path], *, skip_broken: bool = False) -> Plugi
     name the second is; only the folders must be there.
     """
     files = _files(folders)
-    home = Path.cwd()
-    try:
-        with fresh([folder.resolve() for folder in folders]):
-            return _load(files, skip_broken)
-    finally:
-        os.chdir(home)  # a plugin's import may have left it; the configuration's paths count from it
+    with staying(), fresh([folder.resolve() for folder in folders]):
+        return _load(files, skip_broken)
 
 
 def stand_ins(plugins: Plugins, wanted: Iterable[str]) -> dict[str, AgentType]:

@@ -48,6 +48,8 @@ def main(requests: int, status: int) -> NoReturn:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:
         os._exit(0)
+    os.set_inheritable(status, False)  # a program that the plugin starts must not keep them open
+    os.set_inheritable(requests, False)
     with socket.socket(fileno=requests) as channel:
         channel.setblocking(True)
         order = frames.read(channel.recv, 0)

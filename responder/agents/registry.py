@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,9 @@ def register(origin: str, source: Path | str, importer: Callable[[], Any]) -> Re
         return _register(origin, source, importer())
     except PluginError as error:
         raise PluginError(f"{origin}: {error}") from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a plugin that ends the program at its import, too
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # Ctrl-C; in another thread, as at a reload, it is the plugin's own
         raise PluginError(f"{origin}: {type(error).__name__}: {one_line(error)}") from error
 
 

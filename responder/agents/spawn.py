@@ -68,6 +68,7 @@ class Nursery:
         try:
             for piece in encode(order(self._inbox)):
                 self._requests.sendall(piece)
+            self._requests.setblocking(False)  # one that takes no requests any more must not hold us up
             async with asyncio.timeout(START):
                 failed = await self._ready
         except TimeoutError:
@@ -123,6 +124,10 @@ class Nursery:
         self._requests.close()
         if not self._ready.done():  # it may be importing for ever
             self._process.kill()
+
+    def destroy(self) -> None:
+        """End it by force; its worker processes end with it."""
+        self._process.kill()
 
     async def wait(self) -> None:
         """Until it has ended, behind `close`; if need be, by force."""

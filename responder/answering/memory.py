@@ -17,6 +17,8 @@ from responder.store.base import Memory, Store, Value
 MAX_KEY = 512  # characters
 MAX_VALUE = 1 << 20  # characters of JSON
 MAX_WRITES = 10_000  # keys of one run: all of them go into one transaction
+MAX_WRITTEN = 16 << 20  # characters of one run, keys and values: until then they are in the server's memory
+MAX_READ = 100_000  # keys of one run, whose versions are compared at its end
 
 
 class Turn:
@@ -26,6 +28,7 @@ class Turn:
         self.inbox = inbox
         self.seen: dict[str, str] = {}
         self.written: dict[str, Value] = {}
+        self.size = 0  # characters in `written`
         self.open = False
 
     def __enter__(self) -> Turn:
@@ -38,6 +41,23 @@ class Turn:
     ) -> None:
         self.open = False
         TURN.reset(self._token)
+
+    def see(self, key: str, version: str) -> None:
+        """Note what was read. What was read first counts: if it has changed within the run, the run is out of date already.
+        Raises `ValueError` for too much."""
+        if len(self.seen) >= MAX_READ and key not in self.seen:
+            raise ValueError(f"a run may read {MAX_READ} keys")
+        self.seen.setdefault(key, version)
+
+    def write(self, value: Value) -> None:
+        """Note what is to be stored. Raises `ValueError` for too much."""
+        before = self.written.get(value.key)
+        if before is None and len(self.written) >= MAX_WRITES:
+            raise ValueError(f"a run may write {MAX_WRITES} keys")
+        size = self.size + _size(value) - (_size(before) if before else 0)
+        if size > MAX_WRITTEN:
+            raise ValueError(f"a run may write {MAX_WRITTEN} characters, keys and JSON together")
+        self.written[value.key], self.size = value, size
 
     @property
     def memory(self) -> Memory | None:
@@ -116,19 +136,20 @@ class InboxState:
             return turn.written[key], ""
         text, version, until = (await self._store.values(self._inbox, [key])).get(key, (None, "", 0.0))
         if turn is not None:
-            # What was read first counts: if it has changed within the run, the run is out of date already.
-            turn.seen.setdefault(key, version)
+            turn.see(key, version)
         return Value(key, text, until), version
 
     async def _write(self, turn: Turn | None, value: Value, version: str | None = None) -> bool:
         """Write, with `version` only if the key is still at that one. Whether it was written."""
         if turn is not None:
-            if len(turn.written) >= MAX_WRITES and value.key not in turn.written:
-                raise ValueError(f"a run may write {MAX_WRITES} keys")
-            turn.written[value.key] = value
+            turn.write(value)
             return True
         seen = {} if version is None else {value.key: version}
         return await self._store.remember(Memory(self._inbox, seen, (value,)))
+
+
+def _size(value: Value) -> int:
+    return len(value.key) + len(value.json or "")
 
 
 def _key(key: str) -> str:

@@ -18,6 +18,7 @@ from responder.answering.memory import Turn
 from responder.answering.outgoing import Outgoing, answer_to, silence
 from responder.answering.setup import Setup
 from responder.answering.windows import FullWindows, windows_of
+from responder.aside import aside
 from responder.clock import Clock
 from responder.mail import address as addresses
 from responder.mail.address import Address, AddressError
@@ -88,7 +89,8 @@ class Answering:
             return Settlement(Event.SILENCE, f"{route.inbox}-kept: there is no inbox of that name, the mail is kept")
         if suppressed is not None and (suppressed.stops is Stops.ALL or not inbox.type.reads_automatic_mail):
             return silence(suppressed)
-        if not inbox.type.reads_automatic_mail:
+        # What passes mail on has windows of its own: only its agent's answer tells which ones are meant.
+        if not inbox.type.reads_automatic_mail and "targets" not in inbox.type.needs:
             to = answer_to(setup.config.inboxes[inbox.name], inbox.kind, item.reverse_path, headers)
             windows = windows_of(setup.config.reply, inbox, item, recipient, headers, to)
             full = await self._full.look(inbox, windows)
@@ -104,7 +106,7 @@ class Answering:
                 # The second time that a worker dies with it, it may be its agent that kills them.
                 answer = await self._host.run(inbox, mail, isolated=item.deaths >= SUSPICIOUS)
             if isinstance(answer, Distribute) and len(answer.to) > LARGE:
-                settlement = await asyncio.to_thread(outgoing.settle, answer, content, suppressed)
+                settlement = await aside(outgoing.settle, answer, content, suppressed)
             else:
                 settlement = outgoing.settle(answer, content, suppressed)
             return replace(settlement, memory=turn.memory)

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TextIO
 
+from responder.aside import aside
 from responder.mail.message import Message
 from responder.mail.status import RemoteReply, Trouble
 from responder.outbound.base import Envelope, RecipientResult
@@ -27,14 +28,14 @@ class PrintTransport:
 
     def __init__(self, folder: Path, stream: TextIO | None = None) -> None:
         self._folder = folder
-        self._home = Path.cwd()  # a plugin may change it
+        self._place = folder.absolute()  # a plugin may change the working folder
         self._screen = Screen(stream or sys.stdout)
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """Delivered, once it is on disk; what can't be shown is no reason to send it again."""
         path = self._folder / f"{envelope.id}.eml"
         try:
-            await asyncio.to_thread(_keep, self._home / path, envelope.content)
+            await aside(_keep, self._place / path.name, envelope.content)
         except OSError as error:
             failure = Trouble.INTERNAL.failure(f"not kept: {error.strerror}")
             return [RecipientResult.failed(recipient, failure) for recipient in envelope.recipients]
@@ -45,7 +46,7 @@ class PrintTransport:
 
     async def close(self) -> None:
         """Show what is waiting, as far as somebody reads it."""
-        await asyncio.to_thread(self._screen.close)
+        await aside(self._screen.close)
 
 
 class Screen:

@@ -99,6 +99,18 @@ async def test_agent_when_it_lives_then_each_step_is_called_once(watched: Host, 
         assert agent.called[0] == "start responder-agent"
 
 
+async def test_async_agent_when_it_asks_as_plain_functions_do_then_it_is_told_and_nothing_hangs(watched: Host) -> None:
+    class Mistaken(Steps):
+        async def answer(self, mail: Mail) -> str:
+            return str(self.context.blocking.state.get("k"))
+
+    one = inbox(Mistaken())
+    await watched.start([one])
+    async with asyncio.timeout(5):
+        with pytest.raises(AgentError, match="RuntimeError: context.blocking is for plain functions"):
+            await watched.run(one, mail())
+
+
 async def test_start_when_one_fails_then_the_others_are_stopped_and_it_is_one_line(watched: Host) -> None:
     good, bad = Steps(), Steps("start")
     with pytest.raises(PluginError, match=r'^inboxes\.x: the agent "x" does not start: SystemExit: no start$'):

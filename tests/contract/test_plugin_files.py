@@ -53,6 +53,30 @@ def test_load_when_done_then_no_byte_code_is_left(plugins: Plugins, monkeypatch:
     assert sorted(os.listdir(plugins.folder / "own")) == ["_shared.py", "a.py"]
 
 
+def test_load_when_a_plugin_changes_the_working_folder_then_it_is_put_back(plugins: Plugins) -> None:
+    plugins.write("own/a.py", "import os\nos.chdir('/')\n" + dedent(ONE.format(name="a", text="a")))
+    before = os.getcwd()
+    assert own(plugins.load()) == ["a"]
+    assert os.getcwd() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(mail, context, more): ...", "is called with a mail, or a mail and a context: missing a required argument"),
+        ("def f(): ...", "is called with a mail, or a mail and a context: too many positional arguments"),
+        ("def f(mail): yield 'x'", "has to `return` its answer"),
+        ("async def f(mail): yield 'x'", "has to `return` its answer"),
+    ],
+)
+def test_function_when_it_can_be_no_agent_then_that_is_a_mistake_at_once(
+    plugins: Plugins, source: str, reason: str
+) -> None:
+    plugins.write("own/a.py", f"@agent('a')\n{source}\n")
+    with pytest.raises(PluginError, match=reason):
+        plugins.load()
+
+
 async def test_load_when_done_again_then_new_code_is_seen_within_the_same_second(
     plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

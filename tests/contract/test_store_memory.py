@@ -9,6 +9,7 @@ import pytest
 
 from responder.mail.lifecycle import Event, State
 from responder.store.base import InboundItem, Memory, Settlement, Store, Value, Window
+from responder.store.sqlite import work
 from tests.support.clock import ManualClock
 from tests.support.stores import Backend, accept, answer, attempts_of, claim, claim_out, history, new_mail
 
@@ -111,6 +112,28 @@ async def test_run_whose_reading_is_out_of_date_leaves_nothing_and_is_done_again
     ended = await store.settle_inbound(again, replace(answer(clock, again), memory=memory("n", "2", {"n": version})))
     assert (ended or [None])[0] is State.ANSWERED
     assert await read(store, "n") == "2"
+
+
+async def test_run_whose_reading_never_stands_still_is_done_later_and_given_up_in_the_end(
+    store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "SOON", 1)
+    monkeypatch.setattr(work, "REFUSALS", 4)
+    item = await one(store, clock)
+    waits = []
+    while True:
+        await store.remember(memory("n", "1"))  # as a task of the agent's own does, again and again
+        ended = await store.settle_inbound(item, replace(answer(clock, item), memory=memory("m", "1", {"n": ""})))
+        assert ended is not None
+        if ended[0] is State.FAILED:
+            break
+        found, due = await store.claim_inbound("w1", 10)
+        waits.append(0.0 if due is None else due - clock.now())
+        clock.advance(waits[-1] + 0.01)
+        [item] = found or await claim(store)
+    assert waits == [0, pytest.approx(0.1), pytest.approx(0.2)]
+    assert ended[1].startswith("state-changed: ")
+    assert await read(store, "m") is None
 
 
 async def test_two_runs_of_one_batch_with_one_reading_are_not_both_stored(store: Store, clock: ManualClock) -> None:

@@ -115,3 +115,13 @@ async def test_forward_when_a_mail_is_for_many_tags_then_its_targets_get_it_once
         assert await states(it, first, f"{mail}.1", f"{mail}.2") == [State.ANSWERED, State.SILENT, State.SILENT]
         again = await it.put("fwd+a", VICTIM)
         assert await states(it, again) == [State.ANSWERED]
+
+
+async def test_member_when_others_wrote_in_its_name_to_another_inbox_then_its_posts_are_sent_on(tmp_path: Path) -> None:
+    member = "ben@near.example"
+    config = configured({"echo": "answer", "talk": LIST}, reply=QUIET | {"per_sender": "2/10m"}, **STOCK)
+    async with desk(tmp_path, config) as it:
+        flood = [await it.put("echo", member) for _ in range(3)]
+        assert await states(it, *flood) == [State.ANSWERED, State.ANSWERED, State.SILENT]
+        posts = [await it.put("talk", member, message_id=f"<{number}@near.example>") for number in range(3)]
+        assert await states(it, *posts) == [State.ANSWERED, State.ANSWERED, State.SILENT]

@@ -259,7 +259,9 @@ async def test_dsn_when_one_sender_is_told_of_many_failures_then_the_rest_are_fa
     async with post(tmp_path, config, lambda envelope: DELIVERED if not envelope.reverse_path else NEVER) as it:
         items = []
         for number in range(4):
-            items += await queue(it, "a@far.example", return_to=f"ann+{number}@near.example", reverse_path="b@c.example")
+            items += await queue(
+                it, "a@far.example", return_to=f"ann+{number}@near.example", reverse_path="b@c.example"
+            )
         await it.turn()
         ends = [await it.end(item) for item in items]
         assert [state for state, _ in ends] == [State.BOUNCED, State.BOUNCED, State.FAILED, State.FAILED]

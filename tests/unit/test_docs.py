@@ -325,7 +325,12 @@ def stage_codes() -> set[str]:
     item = InboundItem("1.0", "1", "x@y.example", "x", Claim("", 1), 0.0, "a@b.example", "", "", "<1@b>", b"")
     kind: Any = None
     windows = windows_of(
-        rates, Running("x", kind, kind, "service", 5.0, 1.0), item, Address("x", "y"), Headers.parse(b""), Address("a", "b")
+        rates,
+        Running("x", kind, kind, "service", 5.0, 1.0),
+        item,
+        Address("x", "y"),
+        Headers.parse(b""),
+        Address("a", "b"),
     )
     windows += (window_of_forward(item, Address("x", "y"), [], None),)
     return found | {reason.partition(":")[0] for reason in (CHANGED, *(window.reason for window in windows))}

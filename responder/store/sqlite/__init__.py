@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from responder.aside import aside
 from responder.clock import Clock
 from responder.mail.lifecycle import Event, State
 from responder.store.base import (
@@ -49,7 +50,7 @@ class SQLiteStore:
         self._reading: ThreadPoolExecutor | None = None
 
     async def open(self, *, create: bool = True) -> None:
-        connection = await asyncio.to_thread(self._prepare, create)
+        connection = await aside(self._prepare, create)
         self._path = self._path.absolute()  # a plugin may change the working folder
         self._reading = ThreadPoolExecutor(1, "responder-store-read")
         self._writer.start(connection)

@@ -221,8 +221,13 @@ def settle_inbound(
 def _again(connection: sqlite3.Connection, item: str, now: float) -> tuple[Event, str, float]:
     """What becomes of a mail whose run was refused: where another mail's run has come to an end for it, this can't go on for
     ever; where a task of the agent's own writes what its runs read, it could."""
-    count = "SELECT count(*) FROM history WHERE item = ? AND reason = ?"
-    refusals = connection.execute(count, (item, CHANGED)).fetchone()[0] + 1
+    # An operator's retry is a fresh start.
+    count = (
+        "SELECT count(*) FROM history WHERE item = :item AND reason = :reason"
+        " AND id > (SELECT coalesce(max(id), 0) FROM history WHERE item = :item AND event = :retry)"
+    )
+    values = {"item": item, "reason": CHANGED, "retry": Event.RETRY}
+    refusals = connection.execute(count, values).fetchone()[0] + 1
     if refusals >= REFUSALS:
         return Event.FAIL, UNREST, now
     return Event.DEFER, CHANGED, now + min(max(refusals - SOON, 0) / 10, SLOWEST)

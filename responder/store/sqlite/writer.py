@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from responder.aside import aside
 from responder.observe import event
 from responder.store.base import StoreUnavailableError
 from responder.store.sqlite.database import MOVED, Files, connect, identities, translate
@@ -102,9 +103,9 @@ class Writer:
         thread, self._thread = self._thread, None  # first: what is submitted from now on would never be run
         if thread is not None:
             self._queue.put(None)
-            await asyncio.to_thread(thread.join)
+            await aside(thread.join)
         if self._checkpointer is not None:
-            await asyncio.to_thread(self._checkpointer.stop)
+            await aside(self._checkpointer.stop)
             self._checkpointer = None
 
     def submit(self, operation: Callable[[sqlite3.Connection, list[A]], list[T]], argument: A) -> asyncio.Future[T]:
