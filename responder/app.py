@@ -60,6 +60,7 @@ class Server:
             self._setup = prepare(config, file)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._equipped = False
         self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
@@ -77,30 +78,30 @@ class Server:
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises `StartError`."""
         config = self._setup.config
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.ask_reload)
         try:
             await self.store.open()
         except (StoreUnusableError, StoreError) as error:
             raise StartError(f"{self._file}: store: {error}") from error
         try:
-            try:
-                await self.lease.start()
-                await self._start_agents(self._setup)
-                await self.listener.open(config.listen)
-            except ListenError as error:
-                raise StartError(f"{self._file}: listen: {error}") from error
-            except StoreError as error:
-                raise StartError(f"{self._file}: store: {error}") from error
-            self._own.update(self.listener.addresses)
-            _remark(self._setup)
-            await self._serve(config, ready)
+            async with self._reloading:  # a SIGHUP waits for all of it
+                begun = await self._unless_stopped(self._begin(config))
+            if begun:
+                _remark(self._setup)
+                await self._serve(config, ready)
             with contextlib.suppress(StoreError):
                 await self.lease.end()
         finally:
+            self._stop.set()  # for a reload that waits
             # What broke off keeps its claims until the lease runs out, and its attempts: a mail whose agent takes the server
             # down must retire itself, not take it down after every start.
             self.listener.stop()
             await self.delivery.transport.close()
-            await self._retire(self._setup)
+            if self._equipped:
+                await self._retire(self._setup)
             self.host.close()
             await self.store.close()
 
@@ -108,11 +109,36 @@ class Server:
         """Begin to drain."""
         self._stop.set()
 
+    async def _begin(self, config: Config) -> None:
+        """All that must be there before mail is taken. Raises `StartError`."""
+        try:
+            await self.lease.start()
+            await self._start_agents(self._setup)
+            self._equipped = True
+            await self.listener.open(config.listen)
+        except ListenError as error:
+            raise StartError(f"{self._file}: listen: {error}") from error
+        except StoreError as error:
+            raise StartError(f"{self._file}: store: {error}") from error
+        self._own.update(self.listener.addresses)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do it, but break it off at a stop. Whether it was done."""
+        doing, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((doing, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            if not doing.done():
+                doing.cancel()
+                await asyncio.wait((doing,))
+        if doing.cancelled() and self._stop.is_set():
+            return False
+        doing.result()
+        return True
+
     async def _serve(self, config: Config, ready: Callable[[], None] | None) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.ask_reload)
         answering = Worker(
             self.answering, config.answering.concurrency, self.store.wake_inbound, self.lease, self._clock
         )
@@ -137,7 +163,7 @@ class Server:
                 beat.cancel()
                 retention.cancel()
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends it at once; a SIGHUP must not
                 loop.remove_signal_handler(number)
         event("stopped")
 

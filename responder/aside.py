@@ -21,6 +21,7 @@ async def aside(function: Callable[..., T], *arguments: Any) -> T:
     future: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
 
     def work() -> None:
+        outcome: tuple[T | None, BaseException | None]
         try:
             outcome = function(*arguments), None
         except BaseException as error:

@@ -69,7 +69,11 @@ def _files(path: Path, home: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(top):
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
         # `.#name.py` (Emacs), `.name.py.swp` (Vim), `name.py~`: none of them is a plugin.
-        yield from (path / Path(folder, name).relative_to(top) for name in names if name.endswith(".py") and not name.startswith("."))
+        yield from (
+            path / Path(folder, name).relative_to(top)
+            for name in names
+            if name.endswith(".py") and not name.startswith(".")
+        )
 
 
 def _mark(path: Path) -> Mark | None:

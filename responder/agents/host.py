@@ -26,6 +26,7 @@ from responder.observe import event
 __all__ = ["MAX_ANSWER", "AgentError", "Host", "Inbox", "build", "check"]
 
 SPARE = 256  # threads in place of those in which an agent hangs
+STARTS = 4  # nurseries that begin at a time: a Python and a plugin each, which all have the same time to
 STOP = 5.0  # seconds that one agent gets to stop in
 IMPORT = 60.0  # seconds that the import of all plugins may take at a reload
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Host:
         self._threads = Threads(threads + SPARE)
         self._attempts = Attempts(self._threads)
         self._watchdog = Watchdog()
+        self._starts = asyncio.Semaphore(STARTS)
         self._places: dict[Inbox, _Place] = {}
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class Host:
         if not inbox.type.source or not (isolated or inbox.isolated or place.blocks):
             return None
         if place.isolated is None:
-            place.isolated = Isolated(inbox)
+            place.isolated = Isolated(inbox, self._starts)
         return place.isolated
 
     def _place(self, inbox: Inbox) -> _Place:

@@ -31,8 +31,9 @@ KILL = (
 class Isolated:
     """One inbox's worker processes: one for each run that is under way at a time, made when they are needed."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, starts: asyncio.Semaphore) -> None:
         self._inbox = inbox
+        self._starts = starts
         most = inbox.concurrency if inbox.isolated else min(PROCESSES, inbox.concurrency)
         self._places = asyncio.Semaphore(most)
         self._opening = asyncio.Lock()
@@ -115,7 +116,8 @@ class Isolated:
                 self._paused = True
                 asyncio.get_running_loop().call_later(PAUSE, self._resume)
                 self._nursery = Nursery(self._inbox)
-                await self._nursery.open()
+                async with self._starts:
+                    await self._nursery.open()
         nursery = self._nursery
         try:
             async with asyncio.timeout(FORK):

@@ -73,6 +73,7 @@ def pack_answer(answer: Answer) -> Packed:
             "subject_prefix": answer.subject_prefix,
             "discussion": bool(answer.discussion),
             "one_click": dict(answer.one_click),
+            "tokens": dict(answer.tokens),
         }
         return told, []
     return {"is": "hand-over" if isinstance(answer, HandOver) else "silence"}, []
@@ -92,7 +93,12 @@ def unpack_answer(told: dict[str, Any], blobs: Sequence[bytes]) -> object:
             return Forward(told["to"], told["subject_prefix"])
         case "distribute":
             return Distribute(
-                told["to"], told["name"], told["subject_prefix"], bool(told["discussion"]), told["one_click"]
+                told["to"],
+                told["name"],
+                told["subject_prefix"],
+                bool(told["discussion"]),
+                told["one_click"],
+                told["tokens"],
             )
         case "reply":
             text, html, *data = blobs

@@ -47,7 +47,7 @@ class Outgoing:
         if isinstance(answer, Forward):
             return self._forward(answer, content)
         if isinstance(answer, HandOver):
-            return self._hand_over(content)
+            return self._hand_over()
         if suppressed is not None:
             return silence(suppressed)
         if answer is None:
@@ -160,24 +160,23 @@ class Outgoing:
             windows_of_post(self._setup.config.reply, self._item, self._recipient),
         )
 
-    def _hand_over(self, content: bytes) -> Settlement:
+    def _hand_over(self) -> Settlement:
         """Unaltered, with its own envelope: signatures hold, and what the upstream host refuses is told to who sent it."""
         route = self._table.upstream
         if not route:
             raise AgentError("the agent hands over, but the inbox has no upstream: set inboxes.NAME.upstream")
-        identifier = self._clock.new_id()
         path = self._item.reverse_path
-        outbound = self._outbound("proxy", identifier, identifier, self._recipient, path, return_to=path)
+        # The mail's own content: a hundred recipients of 25 MB are not stored a hundred times.
+        outbound = self._outbound(
+            "proxy", self._clock.new_id(), self._item.mail_id, self._recipient, path, return_to=path
+        )
         return Settlement(
-            Event.ANSWER,
-            f"handed over by {self._inbox.type.name}",
-            (replace(outbound, route=route, domain=route),),
-            ((identifier, content),),
+            Event.ANSWER, f"handed over by {self._inbox.type.name}", (replace(outbound, route=route, domain=route),)
         )
 
     def _forward(self, answer: Forward, content: bytes) -> Settlement:
-        """No breaker: what is passed on is somebody's mail, and none of it may be lost. But a mail to a hundred tags of one inbox is
-        one mail, and its targets get it once."""
+        """No breaker: what is passed on is somebody's mail, and none of it may be lost. But a mail to a hundred tags of one inbox
+        is one mail, and its targets get it once."""
         targets = allowed_targets(self._table, answer)
         try:
             sender = addresses.parse(self._item.reverse_path) if self._item.reverse_path else None

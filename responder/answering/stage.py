@@ -6,7 +6,6 @@ ends the run, so whatever dies before it leaves nothing, and what dies behind it
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -30,7 +29,6 @@ from responder.mail.report import bounce_of
 from responder.observe import event
 from responder.store.base import InboundItem, Settlement, Store
 
-
 LARGE = 500  # members of a list: from there on their copies are made in a thread (10,000 take 0.4 s)
 SUSPICIOUS = 2  # workers that died with a mail: from then on its agent is run in a process of its own
 
@@ -49,13 +47,16 @@ class Answering:
         self._running: Counter[str] = Counter()  # claimed, by inbox
 
     async def claim(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        """No inbox gets more than it may run at a time: one whose agent is slow must not keep the others waiting."""
+        """No inbox gets more than it may run at a time, nor more than half of the `limit` places that are free: several whose
+        agents hang must not keep the others waiting either."""
         setup = self.setup
+        share = max(1, limit // 2)
         usual = setup.config.answering.per_inbox
         rooms = dict(setup.rooms)
         for name, number in self._running.items():
             rooms[name] = rooms.get(name, usual) - number
-        items, due = await self._store.claim_inbound(token, limit, rooms, usual)
+        rooms = {name: min(room, share) for name, room in rooms.items()}
+        items, due = await self._store.claim_inbound(token, limit, rooms, min(usual, share))
         self._running.update([item.inbox for item in items])
         return items, due
 

@@ -67,7 +67,7 @@ def windows_of(
 
 def windows_of_post(reply: Reply, item: InboundItem, recipient: Address) -> tuple[Window, ...]:
     """The windows of a mail that a list sends on: once, and nobody writes to a list as fast as a loop does. No others: a post
-    that is not sent is lost to everyone. The breaker is the list's own: who writes to other inboxes in a member's name mutes nobody."""
+    that is not sent is lost to everyone. The breaker is the list's own: who writes elsewhere in a member's name mutes nobody."""
     sender = sender_key(item.reverse_path)
     windows = []
     if item.message_id:

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from responder.app import Server
 
 FAILED = 1
+THREADS = 256  # for what agents call with `asyncio.to_thread`: where one agent's hang, others have some
 PATIENCE = 1.0  # seconds that standard output gets at the end
 
 
@@ -60,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     async def serve() -> int:
         server = Server(config, file, reload, SystemClock())
         tasks: list[asyncio.Task[None]] = []
+        threads = ThreadPoolExecutor(THREADS, "responder-to-thread")
+        asyncio.get_running_loop().set_default_executor(threads)
         begin = partial(_watch, server, watched, tasks) if options.watch else None
         try:
             await server.run(begin)
@@ -74,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
         finally:
             for task in tasks:
                 task.cancel()
-        stuck = server.host.stuck
+        threads.shutdown(wait=False, cancel_futures=True)
+        stuck = server.host.stuck + _lasting()
         # The store is closed and the queue safe; what does not end, agents or a terminal, would be waited for, for ever.
         if stuck:
             event("agents left behind", level=logging.WARNING, agents=stuck)
@@ -108,6 +113,16 @@ def _shown() -> bool:
     thread.start()
     thread.join(PATIENCE)
     return not thread.is_alive()
+
+
+def _lasting() -> int:
+    """How many threads do not end which the end of the program would wait for: those of an agent's `asyncio.to_thread`, and
+    its own."""
+    ours = (threading.main_thread(), threading.current_thread())
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread not in ours]
+    for thread in others:
+        thread.join(PATIENCE / len(others))
+    return sum(thread.is_alive() for thread in others)
 
 
 def _flush_output() -> None:

@@ -176,7 +176,9 @@ class Answering(Table):
     timeout: Span = 30.0
     concurrency: Count = 64
     per_inbox: Count = 32
-    memory: Annotated[int, Strict(), Field(ge=32 << 20, le=1 << 50)] = 512 << 20  # octets of one isolated worker process
+    memory: Annotated[int, Strict(), Field(ge=32 << 20, le=1 << 50)] = (
+        512 << 20
+    )  # octets of one isolated worker process
     attempts: Count = 5
     retry: Spans = (10.0, MINUTE, 5 * MINUTE, 30 * MINUTE)
 

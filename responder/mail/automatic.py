@@ -183,7 +183,10 @@ def _judge_name(field: str, address: Address, recipient: Address, policy: Policy
 
 def _judge_headers(headers: Headers, policy: Policy) -> Reason | None:
     if headers.cut:
-        return Reason("header-too-long", "what stands behind its first megabyte, or 10,000 lines, may say that no person wrote this")
+        return Reason(
+            "header-too-long",
+            "what stands behind its first megabyte, or 10,000 lines, may say that no person wrote this",
+        )
     for name, marks, code in ROWS:
         if name in headers:
             for value in headers.all(name):

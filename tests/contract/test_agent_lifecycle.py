@@ -107,7 +107,7 @@ async def test_async_agent_when_it_asks_as_plain_functions_do_then_it_is_told_an
     one = inbox(Mistaken())
     await watched.start([one])
     async with asyncio.timeout(5):
-        with pytest.raises(AgentError, match="RuntimeError: context.blocking is for plain functions"):
+        with pytest.raises(AgentError, match=r"RuntimeError: context\.blocking is for plain functions"):
             await watched.run(one, mail())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import replace
@@ -16,7 +17,7 @@ from responder import Attachment, Distribute, Forward, HandOver, Mail, Reply, Tr
 from responder.agents import frames
 from responder.agents import isolated as isolated_module
 from responder.agents.base import Bounce
-from responder.agents.host import AgentError, Host, Inbox
+from responder.agents.host import STARTS, AgentError, Host, Inbox
 from responder.agents.registry import PluginError
 from tests.support.agents import Plugins, loaded, mail
 
@@ -84,7 +85,8 @@ class Own(Agent):
         if does == "exit":
             os._exit(3)
         return {"forward": Forward(to=["a@b.c"], subject_prefix=""), "hand-over": HandOver(), "number": 5,
-            "distribute": Distribute(["a@b.c"], name="n", one_click={"a@b.c": "https://x"}, discussion=False),
+            "distribute": Distribute(["a@b.c"], name="n", one_click={"a@b.c": "https://x"}, tokens={"a@b.c": "t"},
+                                     discussion=False),
             "later": None}[does] if does != "later" else self._later()
 
     def _later(self):
@@ -163,7 +165,10 @@ async def test_process_when_replaced_then_it_has_the_code_of_the_start(plugins: 
         ),
         ("forward", Forward(to=["a@b.c"], subject_prefix="")),
         ("hand-over", HandOver()),
-        ("distribute", Distribute(["a@b.c"], name="n", one_click={"a@b.c": "https://x"}, discussion=False)),
+        (
+            "distribute",
+            Distribute(["a@b.c"], name="n", one_click={"a@b.c": "https://x"}, tokens={"a@b.c": "t"}, discussion=False),
+        ),
     ],
 )  # fmt: skip
 async def test_answer_when_of_any_kind_then_it_arrives_whole(
@@ -272,6 +277,46 @@ async def test_start_when_the_plugin_has_gone_then_it_is_one_line(plugins: Plugi
     (plugins.folder / "own" / "one.py").unlink()
     with pytest.raises(PluginError, match=r"^inboxes\.x: .*one\.py.*$"):
         await host.start([inbox])
+
+
+async def test_start_when_many_inboxes_are_isolated_then_a_few_pythons_begin_at_a_time(
+    plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the same time to begin in: hundreds at once would take it from each other."""
+    beginning, most = 0, 0
+    begin = isolated_module.Nursery.open
+
+    async def open_(nursery: isolated_module.Nursery) -> None:
+        nonlocal beginning, most
+        beginning += 1
+        most = max(most, beginning)
+        await begin(nursery)
+        beginning -= 1
+
+    monkeypatch.setattr(isolated_module.Nursery, "open", open_)
+    await host.start([make(plugins) for _ in range(10)])
+    assert 1 < most <= STARTS
+
+
+async def test_nursery_when_it_is_stopped_then_the_mail_fails_in_time_and_the_next_one_has_another(
+    plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_module, "FORK", 0.5)
+    monkeypatch.setattr(isolated_module, "KILL", 0.1)
+    monkeypatch.setattr(isolated_module, "PAUSE", 0.0)
+    inbox = make(plugins, timeout=1.0, concurrency=1)
+    pid = int((await text(host, inbox)).split()[1])
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        with pytest.raises(AgentError):  # the process is gone, and nobody tells
+            await host.run(inbox, mail())
+        with pytest.raises(AgentError, match="does not respond"):
+            await host.run(inbox, mail())
+        while Path(f"/proc/{parent}").exists():
+            await asyncio.sleep(0.01)
+        assert int((await text(host, inbox)).split()[1]) != pid
 
 
 async def test_retire_when_processes_idle_then_each_stops_its_agent_and_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from textwrap import dedent
 import pytest
 
 from responder import Agent, Reply
+from responder.agents import host as host_module
 from responder.agents.host import Host, build
 from responder.agents.load import AgentType, PluginError
 from tests.support.agents import Plugins, loaded, mail
@@ -60,10 +62,36 @@ def test_load_when_a_plugin_changes_the_working_folder_then_it_is_put_back(plugi
     assert os.getcwd() == before
 
 
+async def test_reload_when_an_import_never_ends_then_it_is_given_up_and_the_next_one_works(
+    plugins: Plugins, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "IMPORT", 0.2)
+    plugins.write("own/a.py", "while True: pass\n")
+    with pytest.raises(PluginError, match=r"plugins: their import takes longer than 0\.2 s"):
+        await host.load(plugins.load)
+    async with asyncio.timeout(20):
+        while host.stuck:
+            await asyncio.sleep(0.01)
+    plugins.write("own/a.py", ONE.format(name="a", text="a").replace("\n    ", "\n"))
+    assert own(await host.load(plugins.load)) == ["a"]
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+async def test_reload_when_an_import_ends_the_program_then_it_is_one_line(
+    plugins: Plugins, host: Host, error: str
+) -> None:
+    plugins.write("own/a.py", f"raise {error}\n")
+    with pytest.raises(PluginError, match=rf"own/a\.py: {error}: $"):
+        await host.load(plugins.load)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("def f(mail, context, more): ...", "is called with a mail, or a mail and a context: missing a required argument"),
+        (
+            "def f(mail, context, more): ...",
+            "is called with a mail, or a mail and a context: missing a required argument",
+        ),
         ("def f(): ...", "is called with a mail, or a mail and a context: too many positional arguments"),
         ("def f(mail): yield 'x'", "has to `return` its answer"),
         ("async def f(mail): yield 'x'", "has to `return` its answer"),

@@ -134,6 +134,11 @@ async def test_run_whose_reading_never_stands_still_is_done_later_and_given_up_i
     assert waits == [0, pytest.approx(0.1), pytest.approx(0.2)]
     assert ended[1].startswith("state-changed: ")
     assert await read(store, "m") is None
+    # An operator's retry is a fresh start
+    await store.act(item.id, Event.RETRY, "by hand")
+    [item] = await claim(store)
+    ended = await store.settle_inbound(item, replace(answer(clock, item), memory=memory("m", "1", {"n": ""})))
+    assert (ended or [None])[0] is State.RECEIVED
 
 
 async def test_two_runs_of_one_batch_with_one_reading_are_not_both_stored(store: Store, clock: ManualClock) -> None:

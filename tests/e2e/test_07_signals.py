@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
-from tests.support.server import ServerProcess, configuration, running, to_toml
+import pytest
+
+from tests.support.server import ROOT, ServerProcess, configuration, running, to_toml
 from tests.support.smtp_sink import SMTPSink
 from tests.support.submission import Client, Load, ended, message, queued_as, settled, submit
 from tests.support.waiting import Background, until
@@ -124,6 +127,85 @@ def test_sigterm_under_load_then_each_mail_that_was_taken_is_answered_once(tmp_p
         settled(server, 60, mails=len(load.accepted))
         answered = sorted(to for one in sink.transactions for to in one.recipients)
         assert answered == sorted(load.accepted)
+
+
+AGENTS = """
+import asyncio, threading, time
+from pathlib import Path
+from responder import Agent, agent, hookimpl
+
+class Slow(Agent):
+    async def start(self):
+        Path("starting").touch()
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+
+    async def answer(self, mail):
+        return "slowly"
+
+@agent("waits")
+async def waits(mail):
+    await asyncio.to_thread(time.sleep, 600)
+
+@agent("leaves")
+async def leaves(mail):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return "left"
+
+@hookimpl
+def responder_agents():
+    return {"slow": Slow}
+"""
+
+
+def own_agents(folder: Path, **inboxes: Any) -> ServerProcess:
+    (folder / "own").mkdir()
+    (folder / "own" / "agents.py").write_text(AGENTS)
+    plugins = [str(ROOT / "plugins"), str(folder / "own")]
+    limits = {"attempts": 1, "timeout": "1s"}
+    return ServerProcess(folder, configuration(plugins=plugins, answering=limits, inboxes=inboxes))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=lambda number: number.name)
+def test_signal_when_agents_are_starting_then_it_is_followed(tmp_path: Path, number: signal.Signals) -> None:
+    server = own_agents(tmp_path, slow={"agent": "slow", "timeout": "60s"})
+    server.spawn()
+    try:
+        assert server.process is not None
+        until((tmp_path / "starting").exists, 30, "no agent starts")
+        server.signal(number)
+        if number is signal.SIGTERM:
+            assert server.process.wait(20) == 0
+            server.process = None
+            return
+        (tmp_path / "go").touch()
+        server.wait_for_log(" ready ")
+        server.wait_for_log(" reloaded ")
+        assert server.stop() == 0
+    finally:
+        if server.process is not None:
+            server.kill()
+
+
+def test_threads_that_an_agent_leaves_hanging_then_others_work_and_the_server_reloads_and_ends(tmp_path: Path) -> None:
+    server = own_agents(tmp_path, waits={"agent": "waits"}, leaves={"agent": "leaves"}, echo={"agent": "echo"})
+    server.start()
+    try:
+        for number in range(40):
+            sender = f"s{number}@away.example"
+            assert submit(server.port, sender, ["waits@test.example"], message(sender, "waits", "x", "x"))[0] == 250
+        submit(server.port, "a@away.example", ["leaves@test.example"], message("a@away.example", "leaves", "x", "x"))
+        settled(server, 30, mails=41)
+        at = server.log.stat().st_size
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(" reloaded ", at)
+        mail_id = queued_as(submit(server.port, "b@away.example", [ECHO], message("b@away.example", ECHO, "x", "x")))
+        assert [item["state"] for item in ended(server, mail_id)] == ["ANSWERED", "DELIVERED"]
+        assert server.stop(20) == 0
+        assert "agents left behind" in server.log.read_text()
+    finally:
+        if server.process is not None:
+            server.kill()
 
 
 def _refuses(port: int) -> bool:

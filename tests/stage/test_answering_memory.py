@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from responder.answering.memory import InboxState
 from responder.mail.lifecycle import State
 from responder.store.base import OutboundItem
 from tests.support.clock import ManualClock
@@ -82,6 +83,20 @@ async def test_value_that_is_no_json_is_the_agents_error(tmp_path: Path) -> None
         item = await it.put("echo")
         await it.turn()
         assert (await it.end(item))[1].startswith("the agent raised ValueError: a value must be JSON")
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda s: s.set("k", 1, expires="1h"), "expires wants a number of seconds above 0"),
+        (lambda s: s.increment("k", 0.5), "increment wants a whole number to add"),
+        (lambda s: s.increment("k", "1"), "increment wants a whole number to add"),
+    ],
+)
+async def test_mistaken_call_says_what_is_wanted(tmp_path: Path, call: Any, reason: str) -> None:
+    async with desk(tmp_path, configured({"echo": remembering("count")})) as it:
+        with pytest.raises(ValueError, match=reason):
+            await call(InboxState("echo", it.store, it.clock))
 
 
 async def test_added_value_is_there_until_it_expires(tmp_path: Path) -> None:
@@ -305,3 +320,30 @@ async def test_inbox_has_no_more_runs_at_a_time_than_it_may(tmp_path: Path) -> N
         done = next(item for item in running if item.inbox == "slow")
         await it.stage.settle(done, await it.stage.handle(done))
         assert await claimed() == ["slow"]
+
+
+async def test_inboxes_that_hang_leave_places_for_the_others(tmp_path: Path) -> None:
+    """Each takes half of what is free at the most, so however many hang, the next one still finds a place."""
+    inboxes = {f"slow{number}": remembering("count") for number in range(4)} | {"echo": remembering("count")}
+    async with desk(tmp_path, configured(inboxes)) as it:
+        free = 64
+        for inbox in inboxes:
+            for number in range(40):
+                await it.put(inbox, f"a{number}@example.org")
+            items, _ = await it.stage.claim("w1", free)
+            free -= len(items)
+            assert inbox in {item.inbox for item in items}
+        assert free > 0
+
+
+async def test_mail_to_many_that_is_handed_over_is_stored_once(tmp_path: Path) -> None:
+    table = remembering("hand-over", "remembering-reader", {"upstream": "mail.inside:2525"})
+    async with desk(tmp_path, configured({"*": table})) as it:
+        item = await it.put("one", recipients=("two", "three"))
+        await it.turn()
+        leaving = await it.leaving()
+        assert {one.content_id for one in leaving} == {item.partition(".")[0]}
+        # The mail's own rows may go first: what waits to leave keeps the content
+        it.clock.advance(30 * DAY)
+        await it.store.purge(it.clock.now() - DAY, 0.0)
+        assert await it.store.content(leaving[0].content_id) == leaving[0].content

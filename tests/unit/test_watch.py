@@ -127,3 +127,17 @@ async def test_folders_when_the_configuration_names_others_then_they_are_watched
     (other / "b.py").write_text("x")
     await scene.look(4)
     assert scene.changes == [["a.py", "responder.toml"], ["b.py"]]
+
+
+async def test_working_folder_when_a_plugin_changes_it_then_relative_paths_stay_what_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    file = tmp_path / "plugins" / "a.py"
+    file.write_text("1")
+    monkeypatch.chdir(tmp_path)
+    watcher = Watcher(lambda: [Path("plugins"), Path("responder.toml")], ManualClock())
+    found = watcher._look()
+    assert list(found) == [Path("plugins/a.py")]
+    monkeypatch.chdir("/")
+    assert watcher._look() == found
