@@ -249,7 +249,13 @@ class _State:
 
     def answered(self, told: dict[str, Any]) -> None:
         future = self._waiting.pop(told["n"], None)
-        if future is None or future.done():
+        if future is not None:  # of a loop of the agent's own, perhaps: `asyncio.run` in a plain function
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                future.get_loop().call_soon_threadsafe(self._settle, future, told)
+
+    @staticmethod
+    def _settle(future: asyncio.Future[JSON], told: dict[str, Any]) -> None:
+        if future.done():
             return
         if "error" in told:
             future.set_exception((ValueError if told["is"] == "ValueError" else RuntimeError)(told["error"]))

@@ -16,7 +16,7 @@ from typing import Any
 
 from responder.agents.cell import OVERDUE
 from responder.agents.context import MAIL_ID
-from responder.agents.frames import MAX_ANSWER, Frame, FrameError, Parser, encode
+from responder.agents.frames import MAX_ANSWER, MAX_HEADER, Frame, FrameError, Parser, encode
 from responder.agents.inboxes import Inbox
 from responder.agents.results import AgentError, told
 
@@ -176,7 +176,10 @@ class Link:
                 answer["value"] = [] if value is missing else [value]
             else:
                 answer["value"] = await getattr(state, call)(*arguments, **named)
+                if call == "items" and len(encode(answer)[0]) > MAX_HEADER:
+                    raise ValueError(f"what is found has more than {MAX_HEADER} octets: ask for less at a time")
         except Exception as error:
+            answer.pop("value", None)
             answer |= {"error": told(error), "is": "ValueError" if isinstance(error, ValueError) else "other"}
         await self._send(answer)
 

@@ -29,6 +29,7 @@ LAG = 0.05  # seconds after which threads are made to share Python's lock more e
 EAGER = 0.0005  # seconds that a thread may keep it then: what the loop does takes it some twenty times a mail
 CALM = 50  # beats in time after which they are left alone again
 SIGNAL = signal.SIGURG  # does nothing where nobody handles it
+GUARDED = (SIGNAL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # whose handlers are nobody else's to change
 
 
 class Watchdog:
@@ -45,6 +46,8 @@ class Watchdog:
         """Begin, on the event loop. Does nothing in another thread than the main one."""
         if self._thread is None and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(SIGNAL, self._look)
+            self._handlers = {number: signal.getsignal(number) for number in GUARDED}
+            self._usual = sys.getswitchinterval()
             loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._watch, args=(loop,), name="responder-watchdog", daemon=True)
             self._thread.start()
@@ -60,14 +63,14 @@ class Watchdog:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         main = threading.main_thread().ident
         assert main is not None
-        usual, calm = sys.getswitchinterval(), 0
+        usual, calm = self._usual, 0
         while not self._end.wait(BEAT):
             if calm == CALM:
                 sys.setswitchinterval(usual)
             self._step = None
             self._turned.clear()
             try:
-                loop.call_soon_threadsafe(self._turned.set)
+                loop.call_soon_threadsafe(self._turn)
             except RuntimeError:  # it has ended
                 return
             calm += 1
@@ -80,6 +83,16 @@ class Watchdog:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pthread_kill(main, SIGNAL)
         sys.setswitchinterval(usual)
+
+    def _turn(self) -> None:
+        """The loop turns. What an agent, or a library of its, has put in place of ours would keep us from seeing that it does
+        not, or from being stopped."""
+        self._turned.set()
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) not in (handler, signal.SIG_DFL):
+                signal.signal(number, handler)
+        if sys.getswitchinterval() > self._usual:
+            sys.setswitchinterval(self._usual)
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         """The handler. The same frame of ours, found twice without a turn between, has gone on all the time: a task gets one

@@ -47,16 +47,9 @@ class Answering:
         self._running: Counter[str] = Counter()  # claimed, by inbox
 
     async def claim(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
-        """No inbox gets more than it may run at a time, nor more than half of the `limit` places that are free: several whose
-        agents hang must not keep the others waiting either."""
         setup = self.setup
-        share = max(1, limit // 2)
         usual = setup.config.answering.per_inbox
-        rooms = dict(setup.rooms)
-        for name, number in self._running.items():
-            rooms[name] = rooms.get(name, usual) - number
-        rooms = {name: min(room, share) for name, room in rooms.items()}
-        items, due = await self._store.claim_inbound(token, limit, rooms, min(usual, share))
+        items, due = await self._store.claim_inbound(token, limit, self._running, setup.rooms, usual)
         self._running.update([item.inbox for item in items])
         return items, due
 

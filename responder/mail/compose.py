@@ -61,9 +61,10 @@ def compose_answer(
 ) -> bytes:
     """The whole message: header section, empty line, body; lines end with CRLF, dots are not stuffed.
 
-    `date` is in unix seconds. From names `author`, the inbox's own mailbox where that is None. The Subject is the agent's own where it has one (and it is not blank), else `Auto: ` for a
-    personal responder (RFC 5230 4.6) or `Re: ` in front of the original's base subject. A text body stands alone, or as an
-    alternative to HTML; blank text beside HTML is left out. What `part.text_part` says of texts holds here.
+    `date` is in unix seconds. From names `author`, the inbox's own mailbox where that is None. The Subject is the agent's own
+    where it has one (and it is not blank), else `Auto: ` for a personal responder (RFC 5230 4.6) or `Re: ` in front of the
+    original's base subject. A text body stands alone, or as an alternative to HTML; blank text beside HTML is left out. What
+    `part.text_part` says of texts holds here.
 
     All is 7-bit except From, To and X-Responder-Loop where `needs_smtputf8(inbox, author, to)`.
     Raises `ValueError` where `message_id` is none, an extra header is not allowed or there twice, or an address has controls.

@@ -218,11 +218,18 @@ class Store(Protocol):
         ...
 
     async def claim_inbound(
-        self, token: str, limit: int, rooms: Mapping[str, int] | None = None, per_inbox: int | None = None
+        self,
+        token: str,
+        limit: int,
+        running: Mapping[str, int] | None = None,
+        rooms: Mapping[str, int] | None = None,
+        per_inbox: int | None = None,
     ) -> tuple[list[InboundItem], float | None]:
-        """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits. No inbox gets
-        more than `rooms` says, or `per_inbox` where that says nothing (None: any number): one whose agent is slow must not keep
-        the others waiting."""
+        """Up to `limit` items that are due, charged an attempt each; and when the next one is due, if any waits.
+
+        With `per_inbox`, no inbox gets more than that (or than `rooms` says of it), what this worker is `running` of it counted
+        in, nor more than then stay free of `limit`: those whose agents are slow must not keep the others waiting.
+        """
         ...
 
     async def claim_outbound(

@@ -96,6 +96,10 @@ class Own(Agent):
 def plain(mail, context):
     return f"{context.inbox} {context.blocking.state.increment('n')}"
 
+@agent("loop-of-its-own")
+def loop_of_its_own(mail, context):
+    return str(asyncio.run(context.state.increment('n')))
+
 @agent("quits")
 def quits(mail):
     raise GiveUp("for good")
@@ -201,6 +205,12 @@ async def test_state_when_used_in_a_process_then_it_is_the_inboxs_own(plugins: P
 
 
 RUN: ContextVar[str] = ContextVar("run", default="none")
+
+
+async def test_state_when_asked_for_in_a_loop_of_the_agents_own_then_it_answers_there(
+    plugins: Plugins, host: Host
+) -> None:
+    assert await text(host, make(plugins, "loop-of-its-own")) == "1"
 
 
 async def test_state_when_used_in_a_process_then_it_is_used_in_the_context_of_the_run(

@@ -194,12 +194,32 @@ async def test_no_inbox_takes_more_places_than_it_has(store: Store, clock: Manua
         await accept(store, clock, "slow@test.example")
     for _ in range(3):
         await accept(store, clock, "echo@test.example")
-    items, due = await store.claim_inbound("w1", 10, {}, 4)
+    items, due = await store.claim_inbound("w1", 10, {}, {}, 4)
     assert sorted(item.inbox for item in items) == 3 * ["echo"] + 4 * ["slow"]
     assert due == clock.now()
-    items, _ = await store.claim_inbound("w1", 10, {"slow": 1, "echo": 0}, 4)
+    items, _ = await store.claim_inbound("w1", 10, {"slow": 3, "echo": 4}, {"echo": 4}, 4)
     assert [item.inbox for item in items] == ["slow"]
-    items, _ = await store.claim_inbound("w1", 10, {"slow": -2}, 4)
+    items, _ = await store.claim_inbound("w1", 10, {"slow": 6}, {}, 4)
     assert items == []
     items, _ = await store.claim_inbound("w1", 100)
     assert len(items) == 25
+
+
+async def test_inbox_takes_no_more_places_than_stay_free(store: Store, clock: ManualClock) -> None:
+    for inbox in ("one", "two", "three"):
+        for _ in range(40):
+            await accept(store, clock, f"{inbox}@test.example")
+    counts = []
+    running: dict[str, int] = {}
+    for _ in range(3):  # again and again: what is free goes to those that have less
+        items, _ = await store.claim_inbound("w1", 64 - sum(running.values()), running, {}, 40)
+        for item in items:
+            running[item.inbox] = running.get(item.inbox, 0) + 1
+        counts.append(sum(running.values()))
+    assert running == {"one": 32, "two": 16, "three": 8}
+    assert counts == 3 * [56]
+    await accept(store, clock, "four@test.example")
+    items, _ = await store.claim_inbound("w1", 8, running, {}, 40)
+    assert [item.inbox for item in items] == ["four"]
+    items, _ = await store.claim_inbound("w1", 1, {}, {}, 40)
+    assert len(items) == 1  # a worker of one place works, too

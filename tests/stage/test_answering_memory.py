@@ -169,7 +169,7 @@ async def test_tag_that_makes_no_address_is_the_agents_error(tmp_path: Path, tag
     ],
 )
 async def test_from_is_one_of_the_inboxs_own_addresses(tmp_path: Path, from_: str, wanted: str | None) -> None:
-    settings = {"addresses": ["ann@test.example", "ann@far.example"], "reply": {"from_": from_}}
+    settings: dict[str, Any] = {"addresses": ["ann@test.example", "ann@far.example"], "reply": {"from_": from_}}
     async with desk(tmp_path, configured({"echo": remembering("reply", **settings)})) as it:
         item = await it.put("echo")
         await it.turn()

@@ -28,7 +28,7 @@ from responder.store.base import (
     StoreUnusableError,
     Window,
 )
-from responder.store.sqlite import memory, steps, views, work
+from responder.store.sqlite import claims, memory, steps, views, work
 from responder.store.sqlite.database import connect, migrate, translate
 from responder.store.sqlite.writer import Writer
 
@@ -106,17 +106,24 @@ class SQLiteStore:
         return touched
 
     async def claim_inbound(
-        self, token: str, limit: int, rooms: Mapping[str, int] | None = None, per_inbox: int | None = None
+        self,
+        token: str,
+        limit: int,
+        running: Mapping[str, int] | None = None,
+        rooms: Mapping[str, int] | None = None,
+        per_inbox: int | None = None,
     ) -> tuple[list[InboundItem], float | None]:
-        left = dict(rooms or {})
-        return await self._writer.run(lambda c: work.claim_inbound(c, token, limit, left, per_inbox, self._clock.now()))
+        held = dict(running or {})
+        return await self._writer.run(
+            lambda c: claims.claim_inbound(c, token, limit, held, rooms or {}, per_inbox, self._clock.now())
+        )
 
     async def claim_outbound(
         self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
     ) -> tuple[list[OutboundItem], float | None]:
         room = dict(sending)
         return await self._writer.run(
-            lambda c: work.claim_outbound(c, token, limit, room, per_domain, self._clock.now())
+            lambda c: claims.claim_outbound(c, token, limit, room, per_domain, self._clock.now())
         )
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:

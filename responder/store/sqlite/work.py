@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from responder.mail.lifecycle import Event, State
 from responder.store.base import (
-    Claim,
     InboundItem,
     NewMail,
     OutboundItem,
     Settlement,
 )
 from responder.store.sqlite.memory import unchanged, write
-from responder.store.sqlite.steps import Counters, charge, current, free, insert, settle, tell
-
-INLINE = 262144  # octets up to which a claim brings the content along; a larger one is fetched when its turn comes
-PAGES = 8  # how many pages of due items one claim looks through at the most
+from responder.store.sqlite.steps import Counters, current, free, insert, settle, tell
 
 End = tuple[State, str] | None
 
@@ -84,96 +80,6 @@ def sweep(connection: sqlite3.Connection, attempts: int, now: float) -> int:
     touched += freed
     touched += free(connection, "outbound", Event.EXPIRE_LEASE, reason, now, gone, ())
     return len(touched)
-
-
-def claim_inbound(
-    connection: sqlite3.Connection,
-    token: str,
-    limit: int,
-    rooms: Mapping[str, int],
-    per_inbox: int | None,
-    now: float,
-) -> tuple[list[InboundItem], float | None]:
-    chosen = _choose(connection, "inbound", limit, rooms, per_inbox or limit, now)
-    rows = connection.execute(
-        "SELECT i.id, i.mail, i.recipient, i.inbox, i.attempts, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id,"
-        " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END, i.deaths"
-        " FROM json_each(?) AS chosen JOIN inbound i ON i.id = chosen.value JOIN mail m ON m.id = i.mail ORDER BY chosen.key",
-        (INLINE, json.dumps(chosen)),
-    ).fetchall()
-    items = [
-        InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), *rest)
-        for item, mail, recipient, inbox, attempts, *rest in rows
-    ]
-    charge(connection, "inbound", chosen, token, now)
-    return items, _next_due(connection, "inbound")
-
-
-def claim_outbound(
-    connection: sqlite3.Connection, token: str, limit: int, sending: Mapping[str, int], per_domain: int, now: float
-) -> tuple[list[OutboundItem], float | None]:
-    rooms = {domain: per_domain - number for domain, number in sending.items()}
-    chosen = _choose(connection, "outbound", limit, rooms, per_domain, now)
-    charge(connection, "outbound", chosen, token, now)
-    rows = connection.execute(
-        "SELECT o.id, o.kind, o.cause, o.inbox, o.content, o.reverse_path, o.recipient, o.domain, o.return_to,"
-        " o.created_at, o.expires_at, o.route, o.head, o.attempts,"
-        " (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
-        " FROM json_each(?) AS chosen JOIN outbound o ON o.id = chosen.value ORDER BY chosen.key",
-        (INLINE, json.dumps(chosen)),
-    ).fetchall()
-    items = [
-        OutboundItem(
-            id=row[0],
-            kind=row[1],
-            cause=row[2],
-            inbox=row[3],
-            content_id=row[4],
-            reverse_path=row[5],
-            recipient=row[6],
-            domain=row[7],
-            return_to=row[8],
-            created_at=row[9],
-            expires_at=row[10],
-            route=row[11],
-            head=row[12],
-            claim=Claim(token, row[13]),
-            content=row[14],
-        )
-        for row in rows
-    ]
-    return items, _next_due(connection, "outbound")
-
-
-# What waits in each table, in the words of its partial index, and whom a place is counted for.
-WAITING = {"inbound": "state = 'RECEIVED'", "outbound": "state IN ('QUEUED', 'DEFERRED')"}
-COUNTED = {"inbound": "inbox", "outbound": "domain"}
-ORDER = {"inbound": "due_at, id", "outbound": "due_at"}
-
-
-def _choose(
-    connection: sqlite3.Connection, table: str, limit: int, rooms: Mapping[str, int], room: int, now: float
-) -> list[str]:
-    """The items that are due, oldest first, but of no inbox or domain more than it has room for (`room` where `rooms` does not
-    name it). Where a page holds only full ones, the next page is asked for without them."""
-    left = dict(rooms)
-    chosen: list[str] = []
-    page = 4 * limit
-    for _ in range(PAGES):
-        full = [name for name, number in left.items() if number <= 0]
-        rows = connection.execute(
-            f"SELECT id, {COUNTED[table]} FROM {table} WHERE {WAITING[table]} AND due_at <= ?"
-            f" AND {COUNTED[table]} NOT IN (SELECT value FROM json_each(?)) ORDER BY {ORDER[table]} LIMIT ?",
-            (now, json.dumps(full), page),
-        ).fetchall()
-        seen = set(chosen)
-        for item, name in rows:
-            if item not in seen and left.get(name, room) > 0 and len(chosen) < limit:
-                left[name] = left.get(name, room) - 1
-                chosen.append(item)
-        if len(rows) < page or len(chosen) >= limit:
-            break
-    return chosen
 
 
 CHANGED = "state-changed: another mail changed what this run had read; it is done again"
@@ -296,9 +202,3 @@ def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlemen
         ],
     )
     tell(connection, [(m.id, now, "queue", State.QUEUED, f"{m.kind} for {m.cause}") for m in messages])
-
-
-def _next_due(connection: sqlite3.Connection, table: str) -> float | None:
-    row = connection.execute(f"SELECT min(due_at) FROM {table} WHERE {WAITING[table]}").fetchone()
-    due: float | None = row[0]
-    return due
