@@ -13,7 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.operator import Operator
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a script: programs of ours would inherit that
+# Run in the background of a script: programs that tests start would ignore it, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRED = os.environ.get("RESPONDER_REQUIRE_PEERS") == "1"

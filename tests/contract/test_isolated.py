@@ -19,6 +19,7 @@ from responder.agents import isolated as isolated_module
 from responder.agents.base import Bounce
 from responder.agents.host import STARTS, AgentError, Host, Inbox
 from responder.agents.registry import PluginError
+from responder.agents.spawn import Nursery
 from tests.support.agents import Plugins, loaded, mail
 
 AGENTS = '''
@@ -57,6 +58,13 @@ class Own(Agent):
         if does == "all":
             return Reply(text="\\ud800ä", html="<p>x", subject="S", headers={"X-Mailer": "y"}, tag="t", from_="a@b.c",
                 handle="h", interval=7, attachments=[Attachment("n", "a/b", b"\\x00"), Attachment("m", "a/b", b"")])
+        if does == "hoard":
+            for key in range(17):
+                await self.context.state.set(str(key), "x" * 1_000_000)
+            try:
+                await self.context.state.items()
+            except ValueError as error:
+                return f"{error}; {len(await self.context.state.items('1'))}"
         if does == "state":
             state = self.context.state
             told = [await state.get("none", 5), await state.add("a", {"x": [1]}), await state.add("a", 2)]
@@ -204,6 +212,10 @@ async def test_state_when_used_in_a_process_then_it_is_the_inboxs_own(plugins: P
     assert [await text(host, plain) for _ in range(2)] == ["x 1", "x 2"]
 
 
+async def test_state_when_more_is_asked_for_than_a_frame_holds_then_that_is_told(plugins: Plugins, host: Host) -> None:
+    assert "ask for less at a time; 8" in await text(host, make(plugins, does="hoard"))
+
+
 RUN: ContextVar[str] = ContextVar("run", default="none")
 
 
@@ -294,16 +306,16 @@ async def test_start_when_many_inboxes_are_isolated_then_a_few_pythons_begin_at_
 ) -> None:
     """Each has the same time to begin in: hundreds at once would take it from each other."""
     beginning, most = 0, 0
-    begin = isolated_module.Nursery.open
+    begin = Nursery.open
 
-    async def open_(nursery: isolated_module.Nursery) -> None:
+    async def open_(nursery: Nursery) -> None:
         nonlocal beginning, most
         beginning += 1
         most = max(most, beginning)
         await begin(nursery)
         beginning -= 1
 
-    monkeypatch.setattr(isolated_module.Nursery, "open", open_)
+    monkeypatch.setattr(Nursery, "open", open_)
     await host.start([make(plugins) for _ in range(10)])
     assert 1 < most <= STARTS
 

@@ -6,7 +6,9 @@ takes the server down twice and no more, and nothing else is lost.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from subprocess import Popen
 
 from tests.support.server import ROOT, ServerProcess, configuration
 from tests.support.submission import ended, message, queued_as, submit, verb
@@ -22,6 +24,10 @@ from responder import Mail, agent
 async def deadly(mail: Mail) -> str:
     os._exit(41)
 """
+
+
+def over(server: ServerProcess, process: Popen[bytes]) -> bool:
+    return process.poll() is not None or " failed " in server.log.read_text()
 
 
 def test_server_is_ended_by_an_agent_then_no_more_than_twice_and_other_mail_is_answered(tmp_path: Path) -> None:
@@ -42,7 +48,7 @@ def test_server_is_ended_by_an_agent_then_no_more_than_twice_and_other_mail_is_a
             process = server.process
             assert process is not None
             # Until it dies again, or the mail has come to its end
-            until(lambda: process.poll() is not None or " failed " in server.log.read_text(), 30, "neither nor")
+            until(partial(over, server, process), 30, "neither nor")
             if process.poll() is None:
                 break
             assert process.returncode == 41

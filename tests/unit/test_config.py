@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from responder.config import Config, Inbox, Rate, unsupported
 from responder.config.errors import ConfigError, Problem, explain
 from responder.config.units import show
-from responder.mail.address import Address
 
 TEXT = st.text('aZ09 .:/@*"\n\x00é\u2028\ud800', max_size=12)
 ANY = st.recursive(

@@ -146,7 +146,8 @@ async def settle(store: SQLiteStore, name: str, item: str, event: Event) -> None
             )
         else:
             await store.settle_outbound(
-                OutboundItem(item, "", "", "", "", "", "", "", "", 0.0, 0.0, claim=Claim(token, attempts), content=b""), settlement
+                OutboundItem(item, "", "", "", "", "", "", "", "", 0.0, 0.0, claim=Claim(token, attempts), content=b""),
+                settlement,
             )
     except IllegalTransitionError:
         return
