@@ -15,7 +15,7 @@ from responder.agents.answers import Answer, TryLater
 from responder.agents.attempts import Attempts, Bench, DivertedError
 from responder.agents.base import Bounce, Mail
 from responder.agents.inboxes import Inbox, build
-from responder.agents.isolated import Isolated
+from responder.agents.isolation.pool import Isolated
 from responder.agents.registry import PluginError
 from responder.agents.results import MAX_ANSWER, AgentError, check
 from responder.agents.threads import Threads

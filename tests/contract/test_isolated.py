@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from responder import Attachment, Distribute, Forward, HandOver, Mail, Reply, TryLater
-from responder.agents import frames
-from responder.agents import isolated as isolated_module
 from responder.agents.base import Bounce
 from responder.agents.host import STARTS, AgentError, Host, Inbox
+from responder.agents.isolation import frames
+from responder.agents.isolation import pool as isolated_module
+from responder.agents.isolation.spawn import Nursery
 from responder.agents.registry import PluginError
-from responder.agents.spawn import Nursery
 from tests.support.agents import Plugins, loaded, mail
 
 AGENTS = '''

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from responder.agents import frames
-from responder.agents.frames import MAX_HEADER, PREFIX, Frame, FrameError, Parser, encode, read
-from responder.agents.isolated import judge
-from responder.agents.passage import pack_answer, pack_mail, unpack_mail
+from responder.agents.isolation import frames
+from responder.agents.isolation.frames import MAX_HEADER, PREFIX, Frame, FrameError, Parser, encode, read
+from responder.agents.isolation.passage import pack_answer, pack_mail, unpack_mail
+from responder.agents.isolation.pool import judge
 from responder.agents.results import AgentError, check
 from tests.support.agents import mail
 

@@ -34,8 +34,8 @@ CLOCKS = {
 }
 SOCKETS = ("inbound", "outbound", "dns")
 HANDED_OVER = {
-    "agents/spawn.py": "a pipe for a process that is already running can be handed over on a Unix socket only (unix(7))",
-    "agents/nursery.py": "it takes them there",
+    "agents/isolation/spawn.py": "a pipe can be handed to a process that runs already on a Unix socket only (unix(7))",
+    "agents/isolation/nursery.py": "it takes them there",
 }
 UNTIMED = {"time", "random", "secrets", "uuid"}
 PURE = {"asyncio", "threading", "os", "pathlib", "socket", "ssl", "io", "sqlite3", "logging", "subprocess", "tempfile"}

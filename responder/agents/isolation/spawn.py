@@ -13,9 +13,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from responder.agents.frames import Frame, encode
 from responder.agents.inboxes import Inbox
-from responder.agents.links import Link, Receiver, one_line
+from responder.agents.isolation.frames import Frame, encode
+from responder.agents.isolation.links import Link, Receiver, one_line
 from responder.agents.results import AgentError
 
 START = 30.0  # seconds for a Python to start and to import one plugin
@@ -24,7 +24,7 @@ FORK, KILL = b"F", b"K"
 
 _BEGIN = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[3]);"
-    "from responder.agents.nursery import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "from responder.agents.isolation.nursery import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _FOLDER = Path.cwd()  # an agent may change it
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from responder.agents import attempts, frames, passage
+from responder.agents import attempts
 from responder.agents.answers import TryLater
 from responder.agents.attempts import Attempts, Bench
 from responder.agents.base import Agent
 from responder.agents.context import JSON, MAIL_ID, Context
 from responder.agents.inboxes import build
+from responder.agents.isolation import frames, passage
 from responder.agents.registry import AgentType, PluginError
 from responder.agents.results import AgentError, check, where
 from responder.agents.threads import Threads

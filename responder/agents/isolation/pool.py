@@ -7,16 +7,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from responder.agents import passage
 from responder.agents.answers import Answer, TryLater
 from responder.agents.attempts import GRACE
 from responder.agents.base import Bounce, Mail
-from responder.agents.cell import STOP
-from responder.agents.frames import Frame
 from responder.agents.inboxes import Inbox
-from responder.agents.links import Link, one_line
+from responder.agents.isolation import passage
+from responder.agents.isolation.cell import STOP
+from responder.agents.isolation.frames import Frame
+from responder.agents.isolation.links import Link, one_line
+from responder.agents.isolation.spawn import Nursery
 from responder.agents.results import TRACEBACK, AgentError, check, wish
-from responder.agents.spawn import Nursery
 from responder.observe import event
 
 PROCESSES = 4  # of an inbox that was not meant to be isolated: each is a Python of its own

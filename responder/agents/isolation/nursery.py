@@ -25,8 +25,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NoReturn
 
-from responder.agents import cell, frames
 from responder.agents.files import import_file
+from responder.agents.isolation import cell, frames
 from responder.agents.registry import AgentType, PluginError, register
 from responder.agents.results import told
 

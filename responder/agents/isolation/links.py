@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
-from responder.agents.cell import OVERDUE
 from responder.agents.context import MAIL_ID
-from responder.agents.frames import MAX_ANSWER, MAX_HEADER, Frame, FrameError, Parser, encode
 from responder.agents.inboxes import Inbox
+from responder.agents.isolation.cell import OVERDUE
+from responder.agents.isolation.frames import MAX_ANSWER, MAX_HEADER, Frame, FrameError, Parser, encode
 from responder.agents.results import AgentError, told
 
 CHUNK = 1 << 18  # octets that are written at once
