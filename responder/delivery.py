@@ -89,7 +89,7 @@ class Delivery:
         self._sending[item.domain] -= 1
         if not self._sending[item.domain]:
             del self._sending[item.domain]
-            self._rooms.pop(self._destination(item), None)
+            self._rooms.pop(item.domain, None)  # the one room of a smarthost stays
         if ended is None:
             event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
             return

@@ -252,6 +252,31 @@ async def test_slow_domain_does_not_keep_another_waiting(tmp_path: Path) -> None
         assert more
 
 
+async def test_smarthosts_connections_are_counted_though_one_domain_s_mail_is_done(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def slow() -> RecipientResult:
+        await release.wait()
+        return DELIVERED
+
+    table = {"transport": "smarthost", "smarthost": "127.0.0.9:25", "connections_per_host": 2}
+    config = configured({"echo": "answer"}, delivery=table)
+    async with post(tmp_path, config, lambda envelope: slow() if "slow" in envelope.recipients[0] else DELIVERED) as it:
+        tasks = {}
+        for target in ("a@slow.example", "b@fast.example", "c@slow.example", "d@slow.example"):
+            await queue(it, target)
+            [item], _ = await it.stage.claim(it.lease.token, 1)
+            tasks[item] = asyncio.create_task(it.stage.handle(item))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            if "fast" in target:
+                await it.stage.settle(item, await tasks.pop(item))
+        assert len([envelope for envelope in it.transport.sent if "slow" in envelope.recipients[0]]) == 2
+        release.set()
+        for item, task in tasks.items():
+            await it.stage.settle(item, await task)
+
+
 async def test_dsn_when_one_sender_is_told_of_many_failures_then_the_rest_are_failed_and_nobody_is_flooded(
     tmp_path: Path,
 ) -> None:
