@@ -19,12 +19,15 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from responder.agents.attempts import ATTEMPT, LIMIT, Interrupted, call
+from responder.agents.attempts import ATTEMPT, LIMIT, Attempt, Interrupted, call
 
 BEAT = 0.1  # seconds between two looks at a loop that turns
 LOOK = 0.05  # seconds between two looks at one that does not
-ALARM = LIMIT - 4 * LOOK  # seconds after which the looks begin
-LOOKS = 4  # looks that find the same agent in the same step, before it is blamed
+ALARM = 0.1  # seconds after which the looks begin
+LOOKS = round(
+    (LIMIT - ALARM) / LOOK
+)  # looks that find the same agent in the same step, before it is blamed: others may have
+# kept the loop before it, each for a little
 LAG = 0.05  # seconds after which threads are made to share Python's lock more eagerly
 EAGER = 0.0005  # seconds that a thread may keep it then: what the loop does takes it some twenty times a mail
 CALM = 50  # beats in time after which they are left alone again
@@ -38,7 +41,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._turned = threading.Event()
         self._end = threading.Event()
-        self._step: tuple[int, int] | None = None
+        self._step: tuple[FrameType, Attempt] | None = None
         self._looks = 0
         self._thread: threading.Thread | None = None
 
@@ -99,10 +102,12 @@ class Watchdog:
         step in a turn."""
         attempt = ATTEMPT.get()
         bottom = None if self._turned.is_set() or attempt is None else agents_frame(frame)
-        step = None if bottom is None else (id(bottom), id(attempt))
-        self._looks = self._looks + 1 if step is not None and step == self._step else 1
-        self._step = step
-        if attempt is None or step is None or (self._looks < LOOKS and not attempt.bench.blocks):
+        same = bottom is not None and self._step is not None and self._step[0] is bottom and self._step[1] is attempt
+        self._looks = self._looks + 1 if same else 1
+        self._step = (
+            None if bottom is None or attempt is None else (bottom, attempt)
+        )  # kept, so that no other takes its place
+        if attempt is None or bottom is None or (self._looks < LOOKS and not attempt.bench.blocks):
             return
         attempt.interrupted = attempt.bench.blocks = True
         self._looks = 0

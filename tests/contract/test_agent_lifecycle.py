@@ -277,11 +277,11 @@ async def test_loop_when_our_own_code_blocks_it_then_nothing_is_raised_there(wat
 
 async def test_agents_when_each_takes_a_little_then_none_is_blamed_for_all_of_them(watched: Host) -> None:
     async def little(mail: Mail) -> str:
-        time.sleep(0.15)
+        time.sleep(0.2)
         return "fine"
 
     one = inbox(little)
-    assert await asyncio.gather(*[watched.run(one, mail()) for _ in range(8)]) == [Reply(text="fine")] * 8
+    assert await asyncio.gather(*[watched.run(one, mail()) for _ in range(6)]) == [Reply(text="fine")] * 6
 
 
 async def test_watchdog_when_stopped_then_its_thread_and_its_handler_are_gone(watched: Host) -> None:
