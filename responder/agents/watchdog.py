@@ -29,7 +29,7 @@ LOOKS = round(
 )  # looks that find the same agent in the same step, before it is blamed: others may have
 # kept the loop before it, each for a little
 LAG = 0.05  # seconds after which threads are made to share Python's lock more eagerly
-EAGER = 0.0005  # seconds that a thread may keep it then: what the loop does takes it some twenty times a mail
+EAGER = 0.0001  # seconds that a thread may keep it then: what the loop does takes it some twenty times a mail
 CALM = 50  # beats in time after which they are left alone again
 SIGNAL = signal.SIGURG  # does nothing where nobody handles it
 GUARDED = (SIGNAL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # whose handlers are nobody else's to change
