@@ -112,9 +112,9 @@ class Server:
     async def _begin(self, config: Config) -> None:
         """All that must be there before mail is taken. Raises `StartError`."""
         try:
-            await self.lease.start()
             await self._start_agents(self._setup)
             self._equipped = True
+            await self.lease.start()  # behind the agents: they may take longer to start than a lease lasts
             await self.listener.open(config.listen)
         except ListenError as error:
             raise StartError(f"{self._file}: listen: {error}") from error
