@@ -149,7 +149,7 @@ class Agent:
 
     reads_automatic_mail: ClassVar[bool] = False
     """Whether it is run for mail that must not be answered, too (a forwarder, a logger). An answer it returns to such a
-    mail is not sent; what passes the mail itself on is, unless the mail is in a loop."""
+    mail is not sent, nor is a `Distribute`; a `Forward` or `HandOver` is, unless the mail is in a loop."""
 
     isolated: ClassVar[bool] = False
     """Whether it runs in worker processes of its own, with a memory limit, which are replaced when they hang or die."""
