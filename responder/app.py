@@ -20,14 +20,12 @@ from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener, ListenError
-from responder.inbound.sessions import Sessions
-from responder.intake import Intake
+from responder.inbound.listener import ListenError
 from responder.observe import event, follow
 from responder.outbound.base import Transport
 from responder.outbound.print import PrintTransport
 from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
+from responder.reception import Furniture, Reception, furnish
 from responder.start import StartError, make_store, prepare
 from responder.store.base import Store, StoreError, StoreUnusableError
 from responder.worker import Lease, Worker
@@ -64,12 +62,8 @@ class Server:
         self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
-        self.gatekeeper = Gatekeeper(config.limits, clock)
-        self.intake = Intake(
-            config.hostname, config.limits.hops, self._setup.router, self.gatekeeper, self.store, clock
-        )
-        self.sessions = Sessions(config.hostname, config.limits, self.gatekeeper, self.intake, clock)
-        self.listener = Listener(self.sessions)
+        self.reception = Reception(config, furnish(config, file), self._setup.router, self.store, clock)
+        self.listener = self.reception.listener
         self._own: set[tuple[str, int]] = set()
         self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
         self.answering = Answering(self._setup, self.store, self.host, clock)
@@ -180,23 +174,19 @@ class Server:
                 back_to(self._home)  # an agent may have left it
                 config = self._reload()
                 setup = await self.host.load(prepare, config, self._file)  # an import may take its time
+                furniture = furnish(config, self._file)
                 await self._start_agents(setup)
             except (ConfigError, StartError, PluginError) as error:
                 event("reload refused", level=logging.ERROR, reason=str(error))
                 return
             old, self._setup, self.answering.setup = self._setup, setup, setup
-            self._follow(config, old.config)
+            self._follow(config, old.config, furniture)
             self._beside(self._retire(old))
 
-    def _follow(self, config: Config, old: Config) -> None:
+    def _follow(self, config: Config, old: Config, furniture: Furniture) -> None:
         fixed = ("store", "listen", "processes", "log", "queue.lease", "answering.concurrency", "delivery.concurrency")
         kept = [key for key in fixed if attrgetter(key)(config) != attrgetter(key)(self._started)]
-        self.intake.hostname, self.intake.hops, self.intake.router = (
-            config.hostname,
-            config.limits.hops,
-            self._setup.router,
-        )
-        self.sessions.follow(config.hostname, config.limits)
+        self.reception.follow(config, furniture, self._setup.router)
         self.lease.attempts = config.answering.attempts
         if config.delivery != old.delivery or config.hostname != old.hostname:
             transport, self.delivery.transport = (

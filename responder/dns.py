@@ -24,6 +24,8 @@ from responder.clock import Clock
 
 TIMEOUT: Final = 10.0
 MAX_ENTRIES: Final = 10_000
+MAX_OCTETS: Final = 16 << 20  # of all records that are kept: a few thousand TXT records of 64 KB would be a gigabyte
+MAX_TEXT: Final = 16_384  # octets of one TXT record: what is longer holds neither a policy nor a key
 MAX_TTL: Final = 86_400.0
 MAX_NEGATIVE_TTL: Final = 900.0  # RFC 2308 5 allows hours, but a domain that was mended should not wait for us
 FAILURE_TTL: Final = 2.0
@@ -32,6 +34,9 @@ MAX_ALIASES: Final = 8
 _MX: Final = dns.rdatatype.MX
 _A: Final = dns.rdatatype.A
 _AAAA: Final = dns.rdatatype.AAAA
+_TXT: Final = dns.rdatatype.TXT
+_PTR: Final = dns.rdatatype.PTR
+_OVERHEAD: Final = 200  # octets that an entry of the cache costs besides its records
 
 
 class LookupFailedError(Exception):
@@ -56,6 +61,11 @@ class _Entry(NamedTuple):
     error: type[LookupFailedError] | None
     text: str
 
+    @property
+    def size(self) -> int:
+        """The octets that it costs, roughly."""
+        return _OVERHEAD + sum([len(record) if isinstance(record, bytes | str) else 50 for record in self.records])
+
 
 class Resolver:
     """Asks the given name servers (`127.0.0.1:5353`, `[::1]:53`, `192.0.2.1`), or the system's where there are none.
@@ -71,9 +81,12 @@ class Resolver:
         clock: Clock,
         timeout: float = TIMEOUT,
         max_entries: int = MAX_ENTRIES,
+        max_octets: int = MAX_OCTETS,
     ) -> None:
         self._clock = clock
         self._max_entries = max_entries
+        self._max_octets = max_octets
+        self._octets = 0
         self._cache: OrderedDict[tuple[str, int], _Entry] = OrderedDict()
         self._pending: dict[tuple[str, int], asyncio.Task[_Entry]] = {}
         servers = [dns.nameserver.Do53Nameserver(*parse_nameserver(text)) for text in nameservers]
@@ -110,6 +123,23 @@ class Resolver:
                     raise error
         raise next(error for error in answers if isinstance(error, BaseException))
 
+    async def ipv4(self, host: str) -> list[str]:
+        """The IPv4 addresses alone."""
+        return list(await self._records(host, _A))
+
+    async def ipv6(self, host: str) -> list[str]:
+        """The IPv6 addresses alone."""
+        return list(await self._records(host, _AAAA))
+
+    async def txt(self, name: str) -> list[bytes]:
+        """The TXT records, each with its strings put together (RFC 7208 3.3, RFC 6376 3.6.2.2). Those of more than `MAX_TEXT`
+        octets are left out."""
+        return list(await self._records(name, _TXT))
+
+    async def ptr(self, name: str) -> list[str]:
+        """The host names that a name such as `1.2.0.192.in-addr.arpa` points to."""
+        return list(await self._records(name, _PTR))
+
     async def close(self) -> None:
         """Stops what is being asked; who waits for it gets a `TemporaryError`."""
         for task in list(self._pending.values()):
@@ -141,10 +171,12 @@ class Resolver:
             return
         entry = task.result()
         if entry.expires > self._clock.monotonic():
+            if (old := self._cache.pop(key, None)) is not None:
+                self._octets -= old.size
             self._cache[key] = entry
-            self._cache.move_to_end(key)
-            while len(self._cache) > self._max_entries:
-                self._cache.popitem(last=False)
+            self._octets += entry.size
+            while len(self._cache) > self._max_entries or self._octets > self._max_octets:
+                self._octets -= self._cache.popitem(last=False)[1].size
 
     async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> _Entry:
         def failed(error: type[LookupFailedError], text: str, ttl: float) -> _Entry:
@@ -165,6 +197,8 @@ class Resolver:
                 if answer.rrset is not None:
                     ttl = min(ttl, chain.minimum_ttl)
                     records = tuple([_PLAIN[rdtype](record) for record in answer.rrset])
+                    if rdtype == _TXT:
+                        records = tuple([record for record in records if len(record) <= MAX_TEXT])
                     return _Entry(self._clock.monotonic() + ttl, records, None, "")
                 if not chain.cnames:
                     return failed(NoData, f"no {rdtype.name} record", min(ttl, _negative_ttl(answer.response, chain)))
@@ -212,4 +246,6 @@ _PLAIN: Final[dict[dns.rdatatype.RdataType, Callable[[Any], Any]]] = {
     _MX: lambda record: (int(record.preference), _host_name(record.exchange)),
     _A: lambda record: str(record.address),
     _AAAA: lambda record: str(record.address),
+    _TXT: lambda record: b"".join(record.strings),
+    _PTR: lambda record: _host_name(record.target),
 }

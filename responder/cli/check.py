@@ -8,6 +8,7 @@ import sys
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import harmless, print_json, print_table
 from responder.config import format_duration, unsupported
+from responder.reception import furnish
 from responder.start import look_around, prepare
 
 
@@ -27,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
     setup = prepare(config, file)
     look_around(config, file)
+    furnish(config, file)
     notices = [notice for notice in unsupported(config) if not notice.fatal]
     if options.json:
         print_json(

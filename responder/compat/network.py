@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from responder.clock import SystemClock
 from responder.compat.session import Messages, OldSession
-from responder.config import Limits
+from responder.config import Limits, Listen
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.listener import Listener, Socket, own_name
 from responder.inbound.sessions import Sessions
@@ -30,7 +30,14 @@ PATIENCE = 10.0  # seconds that closing a socket may take: it is a turn of a loo
 
 # The old module knew no limit but the message's. Those by time and by number of connections guard the process; those by rate
 # would stop a test-suite that comes from one address.
-LIMITS = Limits.model_validate({"connection_rate": "off", "unknown_recipients": "off", "connections_per_ip": 1000})
+LIMITS = Limits.model_validate(
+    {
+        "connection_rate": "off",
+        "unknown_recipients": "off",
+        "connections_per_ip": 1000,
+        "junk_commands": 1_000_000,
+    }
+)
 
 Call = Callable[[], None]
 
@@ -49,6 +56,7 @@ class Network:
         self._servers: dict[Any, asyncio.Server | None] = {}  # None: about to be served
         clock = SystemClock()
         self._sessions = Sessions(own_name(), LIMITS, Gatekeeper(LIMITS, clock), Messages(), clock)
+        self._profile = self._sessions.profile(Listen())
         self._listener = Listener(self._sessions)
         self._thread = threading.Thread(target=self._run, name="smtpd", daemon=True)
 
@@ -139,7 +147,7 @@ class Network:
     async def _adopt(self, server: Any) -> None:
         if server not in self._servers and server.accepting:
             self._servers[server] = None
-            factory = partial(OldSession, self._sessions, server, self)
+            factory = partial(OldSession, self._sessions, self._profile, server, self)
             self._servers[server] = await self._listener.adopt(cast(Socket, server.socket), factory)
 
     async def _release(self, server: Any) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from responder.inbound import replies
 from responder.inbound.data import DataReceiver
+from responder.inbound.profile import Profile
 from responder.inbound.replies import Reply
 from responder.inbound.session import Session
-from responder.inbound.sessions import Sessions, Transaction
-from responder.mail.address import Address
+from responder.inbound.sessions import Recipient, Sessions, Transaction
+from responder.mail.envelope import Path
 
 if TYPE_CHECKING:
     from responder.compat.network import Network
@@ -35,8 +36,8 @@ BREAKING = (ExitNow, KeyboardInterrupt, SystemExit)
 class OldSession(Session):
     """One client of an old program."""
 
-    def __init__(self, shared: Sessions, server: Any, network: Network) -> None:
-        super().__init__(shared)
+    def __init__(self, shared: Sessions, profile: Profile, server: Any, network: Network) -> None:
+        super().__init__(shared, profile)
         self.server = server
         self.network = network
         self.channel: Any = None
@@ -49,7 +50,7 @@ class OldSession(Session):
         if self.network.here:
             self._out.append(octets)
         else:
-            self.network.soon(partial(self._say, octets))
+            self.network.soon(partial(self._write, octets))
 
     def finish(self) -> None:
         """Close the connection behind what was said."""
@@ -63,7 +64,7 @@ class OldSession(Session):
         if self.transport is not None:
             self.transport.abort()
 
-    def _say(self, octets: bytes) -> None:
+    def _write(self, octets: bytes) -> None:
         self._out.append(octets)
         self._flush()
 
@@ -73,7 +74,7 @@ class OldSession(Session):
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
-    def _greet(self) -> None:
+    def _welcome(self) -> None:
         connection = Connected(self)
         self._ask(partial(self.server.handle_accepted, connection, self.session.peer))
         self._flush()
@@ -128,9 +129,9 @@ class OldSession(Session):
             self._take_state()
         else:
             self._waiting = True
-            self.network.submit(partial(self.guarded, call)).add_done_callback(self._told)
+            self.network.submit(partial(self.guarded, call)).add_done_callback(self._replied)
 
-    def _told(self, done: asyncio.Future[None]) -> None:
+    def _replied(self, done: asyncio.Future[None]) -> None:
         self._waiting = False
         if done.cancelled():
             self._out.append(replies.STORE_UNAVAILABLE.line)
@@ -151,9 +152,19 @@ class OldSession(Session):
 class Messages:
     """The handler of sessions whose channels judge recipients themselves."""
 
-    def recipient(self, address: Address) -> tuple[Reply, str, str]:
+    def connected(self, session: Transaction) -> None:
+        """Never asked, as the others are: the channel has the verbs."""
+
+    def hello(self, session: Transaction, name: str) -> None:
         """Never asked."""
-        raise NotImplementedError
+
+    def sender(self, session: Transaction, path: Path) -> Reply:
+        """Never asked."""
+        return replies.NOT_IMPLEMENTED
+
+    def recipient(self, session: Transaction, path: Path) -> Recipient:
+        """Never asked."""
+        return Recipient(replies.NOT_IMPLEMENTED)
 
     async def message(self, session: Transaction, content: bytes) -> Reply:
         """Have the program take the message; the channel answers."""

@@ -6,22 +6,20 @@
 
 from responder.config.errors import ConfigError, Problem
 from responder.config.files import DEFAULT_FILES, find, load, local_file
-from responder.config.model import (
-    TLS,
-    Answering,
-    Authentication,
-    Config,
-    Delivery,
-    Inbox,
-    Limits,
-    Listen,
-    Log,
-    Queue,
-    Reply,
-    schema_keys,
-)
+from responder.config.model import Answering, Config, Delivery, Inbox, Log, Queue, Reply, schema_keys
 from responder.config.names import BOUNCES, is_pattern
 from responder.config.notices import Notice, unsupported
+from responder.config.reception import (
+    TLS,
+    Auth,
+    Authentication,
+    Blocklists,
+    Check,
+    Decoy,
+    Greylist,
+    Limits,
+    Listen,
+)
 from responder.config.units import Rate, format_duration, parse_duration
 
 __all__ = [
@@ -29,10 +27,15 @@ __all__ = [
     "DEFAULT_FILES",
     "TLS",
     "Answering",
+    "Auth",
     "Authentication",
+    "Blocklists",
+    "Check",
     "Config",
     "ConfigError",
+    "Decoy",
     "Delivery",
+    "Greylist",
     "Inbox",
     "Limits",
     "Listen",

@@ -7,138 +7,53 @@ from the folder the program is started in. `docs/configuration.md` says what eac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    Strict,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
-from responder.config import names
-from responder.config.names import Network, UnixEndpoint
-from responder.config.units import DAY, HOUR, MINUTE, Rate, parse_duration, parse_rate, parse_span
-from responder.mail.address import Address
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("wants at least one entry, found an empty list")
-    return values
-
-
-def _one_spelling(value: object) -> object:
-    """Refuses two keys that are one inbox; a name that is no inbox name is left for its own validator."""
-    seen: dict[str, str] = {}
-    for spelling in value if isinstance(value, dict) else ():
-        try:
-            name = names.parse_inbox(spelling)
-        except ValueError:
-            continue
-        if name in seen:
-            raise _at((spelling,), f'is the inbox "{seen[name]}" in another spelling')
-        seen[name] = spelling
-    return value
-
-
-def _at(path: tuple[str | int, ...], reason: str) -> PydanticCustomError:
-    """An error at a key further down than the validator that finds it."""
-    return PydanticCustomError("at", "{reason}", {"path": path, "reason": reason})
-
-
-Bool = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
-Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
-Text = Annotated[str, PlainValidator(names.text)]
-Word = Annotated[str, PlainValidator(names.parse_word)]
-Duration = Annotated[float, PlainValidator(parse_duration)]
-Span = Annotated[float, PlainValidator(parse_span)]  # a duration above zero
-Spans = Annotated[tuple[Span, ...], AfterValidator(_some)]
-MaybeRate = Annotated[Rate | None, PlainValidator(parse_rate)]
-FilePath = Annotated[Path, PlainValidator(names.parse_path)]
-Hostname = Annotated[str, PlainValidator(names.parse_hostname)]
-Domain = Annotated[str, PlainValidator(names.parse_domain)]
-IPNetwork = Annotated[Network, PlainValidator(names.parse_network)]
-Mailbox = Annotated[Address, PlainValidator(names.parse_mailbox)]
-Target = Annotated[str, PlainValidator(names.parse_target)]
-FieldName = Annotated[str, PlainValidator(names.parse_field_name)]
-StoreAddress = Annotated[str, PlainValidator(names.parse_store)]
-ListenAddress = Annotated[str, PlainValidator(lambda value: str(names.parse_listen(value)))]
-Nameserver = Annotated[str, PlainValidator(lambda value: str(names.parse_nameserver(value)))]
-Upstream = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
-Smarthost = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
-SourceAddress = Annotated[str, PlainValidator(lambda value: names.parse_ip(value) if value != "" else "")]
-InboxName = Annotated[str, AfterValidator(names.parse_inbox)]
-
-
-class Table(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Listen(Table):
-    """`[[listen]]`: a socket that takes mail."""
-
-    address: ListenAddress = "127.0.0.1:8025"
-    protocol: Literal["smtp", "smtps", "submission", "lmtp"] = "smtp"
-    proxy_protocol: Bool = False
-
-    @property
-    def path(self) -> Path | None:
-        """The Unix-domain socket, where it is one; `host` and `port` are empty then."""
-        endpoint = names.parse_listen(self.address)
-        return endpoint.path if isinstance(endpoint, UnixEndpoint) else None
-
-    @property
-    def host(self) -> str:
-        """A name or an IP address without brackets."""
-        endpoint = names.parse_listen(self.address)
-        return "" if isinstance(endpoint, UnixEndpoint) else endpoint.host
-
-    @property
-    def port(self) -> int:
-        """The TCP port; 0 lets the system choose."""
-        endpoint = names.parse_listen(self.address)
-        return 0 if isinstance(endpoint, UnixEndpoint) else endpoint.port
-
-
-class TLS(Table):
-    """`[tls]`: the certificate that STARTTLS shows."""
-
-    certificate: FilePath
-    key: FilePath
-
-
-class Limits(Table):
-    """`[limits]`: what one client may cost."""
-
-    message_size: Annotated[int, Strict(), Field(ge=1, le=1 << 29)] = 25 << 20  # octets; SQLite's rows end at 10^9
-    recipients: Count = 100  # RFC 5321 4.5.3.1.8: not below 100 in public
-    connections: Count = 1000
-    connections_per_ip: Count = 50
-    connection_rate: MaybeRate = Rate(100, MINUTE)
-    unknown_recipients: MaybeRate = Rate(20, 2 * MINUTE)
-    same_subject: MaybeRate = None
-    errors: Count = 20
-    idle: Span = 5 * MINUTE  # RFC 5321 4.5.3.2.7: at least 5 minutes
-    session: Span = HOUR
-    hops: Count = 50
-    deny: tuple[IPNetwork, ...] = ()
+from responder.config.reception import (
+    TLS,
+    Auth,
+    Authentication,
+    Blocklists,
+    Check,
+    Decoy,
+    Greylist,
+    Limits,
+    Listen,
+)
+from responder.config.tables import (
+    Bool,
+    Count,
+    Domain,
+    Duration,
+    FieldName,
+    FilePath,
+    Hostname,
+    InboxName,
+    Mailbox,
+    MaybeRate,
+    Nameserver,
+    Port,
+    Smarthost,
+    SourceAddress,
+    Span,
+    Spans,
+    StoreAddress,
+    Table,
+    Target,
+    Text,
+    Upstream,
+    Word,
+    at,
+    distinct,
+    one_spelling,
+    some,
+)
+from responder.config.units import DAY, HOUR, MINUTE, Rate
 
 
 class Inbox(Table):
@@ -183,13 +98,6 @@ class Answering(Table):
     retry: Spans = (10.0, MINUTE, 5 * MINUTE, 30 * MINUTE)
 
 
-class Authentication(Table):
-    """`[authentication]`: what SPF, DKIM and DMARC decide."""
-
-    mode: Literal["off", "record", "enforce"] = "record"
-    trusted_networks: tuple[IPNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-
-
 class Delivery(Table):
     """`[delivery]`: where mail that leaves goes, and how long that is tried."""
 
@@ -224,18 +132,24 @@ class Config(Table):
     """The whole configuration. `responder.config.load` makes it from files and environment."""
 
     hostname: Hostname = "localhost"
-    domains: Annotated[tuple[Domain, ...], AfterValidator(_some), AfterValidator(_distinct)] = ("localhost",)
+    domains: Annotated[tuple[Domain, ...], AfterValidator(some), AfterValidator(distinct)] = ("localhost",)
     store: StoreAddress = Field(default="sqlite:state/responder.db", repr=False)  # a PostgreSQL one may hold a password
     plugins: tuple[FilePath, ...] = (Path("plugins"),)
     broken_plugins: Literal["refuse", "skip"] = "refuse"
     processes: Annotated[int, Strict(), Field(ge=1, le=256)] = 1
-    listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Listen(),)
+    listen: Annotated[tuple[Listen, ...], AfterValidator(some)] = (Listen(),)
+    dialect: Text = "generic"
     tls: TLS | None = None
+    auth: Auth = Auth()
     limits: Limits = Limits()
-    inboxes: Annotated[Mapping[InboxName, Inbox], BeforeValidator(_one_spelling)] = Field(default={})
+    blocklists: Blocklists = Blocklists()
+    greylist: Greylist = Greylist()
+    inboxes: Annotated[Mapping[InboxName, Inbox], BeforeValidator(one_spelling)] = Field(default={})
     reply: Reply = Reply()
     answering: Answering = Answering()
     authentication: Authentication = Authentication()
+    checks: Mapping[Word, Check] = Field(default={})
+    decoy: Decoy = Decoy()
     delivery: Delivery = Delivery()
     queue: Queue = Queue()
     log: Log = Log()
@@ -255,15 +169,24 @@ class Config(Table):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         if self.delivery.transport == "smarthost" and not self.delivery.smarthost:
-            raise _at(("delivery", "smarthost"), 'wants "host:port", because transport = "smarthost"')
+            raise at(("delivery", "smarthost"), 'wants "host:port", because transport = "smarthost"')
         for name in self.inboxes:
             domain = name.rpartition("@")[2]
             if "@" in name and domain not in self.domains:
-                raise _at(("inboxes", name), f'"{domain}" is not among domains')
+                raise at(("inboxes", name), f'"{domain}" is not among domains')
+        for number, listen in enumerate(self.listen):
+            if listen.protocol == "smtps" and self.tls is None:
+                raise at(("listen", number, "protocol"), '"smtps" wants a certificate: set [tls]')
+            if listen.login == "off" or listen.decoy:
+                continue
+            if self.tls is None:
+                raise at(("listen", number, "protocol"), "authentication is for TLS alone (RFC 4954 4): set [tls]")
+            if self.auth.users is None:
+                raise at(("listen", number, "protocol"), "authentication wants to know whom: set auth.users")
         addresses = [listen.address for listen in self.listen]
         for number, listen in enumerate(self.listen):
             if listen.address in addresses[:number] and (listen.port or listen.path):
-                raise _at(("listen", number, "address"), f'"{listen.address}" is listened on twice')
+                raise at(("listen", number, "address"), f'"{listen.address}" is listened on twice')
         return self
 
 
@@ -304,4 +227,4 @@ def schema_keys(table: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
         if inner is None:
             yield f"{prefix}{key}", field
         else:
-            yield from schema_keys(inner, f"{prefix}{key}.NAME." if key == "inboxes" else f"{prefix}{key}.")
+            yield from schema_keys(inner, f"{prefix}{key}.NAME." if key in ("inboxes", "checks") else f"{prefix}{key}.")

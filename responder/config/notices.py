@@ -31,12 +31,10 @@ def _fatal(config: Config) -> Iterator[tuple[str, str]]:
     if config.sqlite_path is None:
         yield "store", 'PostgreSQL is not supported yet: use "sqlite:PATH"'
     for number, listen in enumerate(config.listen):
-        if listen.protocol != "smtp":
+        if listen.protocol not in ("smtp", "smtps"):
             yield f"listen[{number}].protocol", f'"{listen.protocol}" is not supported yet: use "smtp"'
         if listen.proxy_protocol:
             yield f"listen[{number}].proxy_protocol", "is not supported yet: let clients connect directly"
-    if config.tls:
-        yield "tls", "STARTTLS is not supported yet: remove [tls]"
     if config.authentication.mode == "enforce":
         yield (
             "authentication.mode",

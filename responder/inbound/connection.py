@@ -1,29 +1,20 @@
-"""The connection beneath a session: what arrives, in which order it is run, and when it is over.
-
-aiosmtpd reads line by line, with a coroutine, a timer and a drain for each. Here `data_received` runs every command that has
-arrived and answers them with one write (RFC 2920); only what really waits, the commit of a message, suspends the session.
-From aiosmtpd come the session and envelope records, the `smtp_VERB` naming and the HELP texts (`@syntax`), so that what is
-written for it finds its way here.
-"""
+"""One client's connection: from the first octet to the last, in plain text and under TLS, and when its time is over."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, cast
 
 from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SessionRecord
 
 from responder.inbound import replies
-from responder.inbound.data import DataReceiver
+from responder.inbound.profile import Profile
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Sessions
-
-MAX_LINE = 2048
-"""Octets of a command line. RFC 5321 4.5.3.1.4 asks for 512, extensions add to it (RFC 6531 3.4, 1870 3, 4954 4)."""
-
-READ_AHEAD = 262144
-"""Octets of pipelined input that are kept while the session waits, for a commit or for a client that reads no replies."""
+from responder.inbound.sessions import Parameters, Receiver, Sessions
+from responder.inbound.tls import start_tls
+from responder.observe import event
 
 
 class Connection(SMTP):
@@ -33,31 +24,51 @@ class Connection(SMTP):
     session: SessionRecord
     _verbs: ClassVar[dict[bytes, str]] = {}
 
-    def __init__(self, shared: Sessions) -> None:
+    def __init__(self, shared: Sessions, profile: Profile) -> None:
         # Not `SMTP.__init__`: it inspects every attribute of the session and of the handler at each connection (0.15 ms),
         # and its reader and timer are replaced here.
         self.loop = asyncio.get_running_loop()
         self._shared = shared
+        self.profile = profile
+        self._handler = profile.handler
         self._buffer = bytearray()
         self._out: list[bytes] = []
-        self._data: DataReceiver | None = None
-        self._waiting = False  # for a commit: no further command is run
+        self._data: Receiver | None = None
+        self._answer_to: Callable[[bytes], Reply | Awaitable[Reply | None] | None] | None = None
+        self._waiting = False  # for what a command asked for: no further command is run
+        self._asked: asyncio.Task[Reply | None] | None = None  # what is waited for, where it ends with the client
         self._write_paused = False
         self._read_paused = False
         self._overlong = False  # the rest of a command line that was refused for its length is still to come
         self._closing = False
         self._eof = False  # the client has said all: what of it has not been run yet still is
         self._errors = 0
+        self._junk = 0  # commands since the last mail that brought none nearer
         self._recipients: dict[str, tuple[str, str]] = {}
+        self.parameters = _NONE
         self.transport: asyncio.Transport | None = None
+        self._id = ""
         self.peer = ""
-        self.active = self.ends = 0.0  # by the clock's monotonic time
+        self.tls = ""
+        self.user = ""
+        self.active = self.ends = self._began = 0.0  # by the clock's monotonic time
+        self._received = 0  # octets of the transaction's message
+
+    @property
+    def id(self) -> str:
+        """The connection's own, for logs and transcripts."""
+        if not self._id:
+            self._id = self._shared.clock.new_id()
+        return self._id
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        peername = transport.get_extra_info("peername")
+        self._begin(transport.get_extra_info("peername"))
+
+    def _begin(self, peername: Any) -> None:
+        """The client is known by its address (what a proxy says of it counts): let it in or not."""
         self.peer = peername[0] if isinstance(peername, tuple) else ""
         self.session = SessionRecord(self.loop)
         self.session.peer = peername
@@ -68,19 +79,79 @@ class Connection(SMTP):
         refusal = self._shared.connected(self)
         if refusal is not None:
             self.hang_up(refusal)
-            return
-        self._greet()
+        elif self.profile.implicit_tls:
+            self.suspend(self._encrypt(b""))  # RFC 8314 3: the greeting comes behind the handshake
+        else:
+            self._welcome()
+
+    def _welcome(self) -> None:
+        """Ask whether the client is wanted, then greet it."""
+        found = self._handler.connected(self)
+        if found is None:
+            self._greet()
+        elif isinstance(found, Reply):
+            self.hang_up(found)
+        else:
+            self.suspend(self._welcome_later(found))
+
+    async def _welcome_later(self, found: Awaitable[Reply | None]) -> None:
+        refusal = await found
+        if refusal is None:
+            self._greet()
+        else:
+            self._say(refusal)
+            self._closing = True
 
     def _greet(self) -> None:
         """Say the first line (RFC 5321 4.2)."""
+        self._say(replies.greeting(self.profile.hostname, "LMTP" if self.profile.lmtp else "ESMTP"))
+        self._flush()
+
+    def _encrypt(self, ready: bytes) -> Awaitable[None]:
+        """Say `ready`, then go on under TLS (RFC 3207 4.2): what came in before is forgotten, and what was said too."""
         assert self.transport is not None
-        self.transport.write(f"220 {self._shared.hostname} ESMTP\r\n".encode())
+        self.transport.pause_reading()  # at once: not an octet of the handshake may end here
+        if ready:
+            self._buffer.clear()  # what was sent behind STARTTLS in plain text must never be run as if it came encrypted
+            self.transport.write(ready)
+        return self._handshake(greet=not ready)
+
+    async def _handshake(self, greet: bool) -> None:
+        transport, certificate = self.transport, self.profile.certificate
+        assert transport is not None
+        assert certificate is not None
+        try:
+            secure = await start_tls(self.loop, transport, self, certificate.context, self._early)
+        except (TimeoutError, OSError, EOFError) as error:  # ssl.SSLError is an OSError
+            event("tls failed", peer=self.peer, reason=str(error) or type(error).__name__)
+            self._closing = True
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        if secure is None or self.transport is None:  # the client left meanwhile
+            self._closing = True
+            return
+        self.transport = secure
+        self._read_paused = False
+        self.session.ssl = secure.get_extra_info("ssl_object")
+        self.session.host_name = None
+        self.tls = f"{secure.get_extra_info('ssl_object').version()} {secure.get_extra_info('cipher')[0]}"
+        if greet:
+            self._welcome()
+
+    def _early(self) -> bytes:
+        """What came in before TLS took over: uvloop reads before it can be told not to, and a proxy's header may bring some."""
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        return early
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
         self._data = None
         self._buffer.clear()
         self.transport = None
+        if self._asked is not None:
+            self._asked.cancel()
         self._shared.disconnected(self)
 
     def eof_received(self) -> bool:
@@ -97,16 +168,24 @@ class Connection(SMTP):
         self._advance()
 
     def touch(self, now: float) -> None:
-        """The client has done something: it may be idle anew (RFC 5321 4.5.3.2.7)."""
+        """The client has brought something to its end: it may be idle anew (RFC 5321 4.5.3.2.7)."""
         self.active = now
 
     def overdue(self, now: float) -> Reply | None:
-        """The reply that ends the session where its time is over. A commit under way is waited for."""
+        """The reply that ends the session where its time is over. A commit under way is waited for.
+
+        A line that comes octet by octet is no progress: only a whole command is, or a piece of a message. A transaction may
+        outlast the session, and has the more time the more it brings.
+        """
         if self._waiting:
             return None
-        if now >= self.ends:
-            return replies.SESSION_TOO_LONG
-        return replies.IDLE if now - self.active >= self._shared.limits.idle else None
+        limits = self._shared.limits
+        if now - self.active >= limits.idle:
+            return replies.IDLE
+        if self._data is not None or self.envelope.mail_from is not None:
+            earned = self._received / limits.slowest
+            return replies.TOO_SLOW if now - self._began >= limits.transaction + earned else None
+        return replies.SESSION_TOO_LONG if now >= self.ends else None
 
     @property
     def idle(self) -> bool:
@@ -119,47 +198,15 @@ class Connection(SMTP):
         if self._closing and self.transport is not None and self.transport.is_closing():
             self.transport.abort()
             return
-        self._out.append(reply.line)
+        self._say(reply)
         self._closing = True
         self._flush()
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
+    # -- what is said --------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if not self._waiting:
-            self._advance()
-        if (
-            len(self._buffer) > READ_AHEAD
-            and not self._read_paused
-            and self.transport is not None
-            and not self._closing
-        ):
-            self._read_paused = True
-            self.transport.pause_reading()
-
-    def _advance(self) -> None:
-        """Run all that has arrived, then write all replies at once."""
-        while not (self._waiting or self._closing or self._write_paused):
-            if self._data is not None:
-                if not self._receive(self._data):
-                    break
-            else:
-                line = self._take_line()
-                if line is None:
-                    break
-                self._run(line)
-        if self._eof and not (self._waiting or self._write_paused):
-            self._closing = True
-        self.touch(self._shared.clock.monotonic())
-        self._flush()
-        if (
-            self._read_paused
-            and not (self._waiting or self._write_paused or self._closing)
-            and self.transport is not None
-        ):
-            self._read_paused = False
-            self.transport.resume_reading()
+    def _say(self, reply: Reply) -> None:
+        """Put a reply among those that leave with the next write."""
+        self._out.append(self.profile.dialect.line(reply))
 
     def _flush(self) -> None:
         if self.transport is None:
@@ -170,56 +217,35 @@ class Connection(SMTP):
         if self._closing and not self._waiting:
             self.transport.close()
 
-    def _take_line(self) -> bytes | None:
-        """The next command line without its end; None where there is none yet."""
-        while True:
-            at = self._buffer.find(b"\n", 0, MAX_LINE)
-            if at < 0:
-                if len(self._buffer) < MAX_LINE:
-                    return None
-                self._overlong = True
-                del self._buffer[: MAX_LINE - 1]
-                continue
-            line = bytes(self._buffer[:at])
-            del self._buffer[: at + 1]
-            if self._overlong:
-                self._overlong = False
-                self._refuse(replies.LINE_TOO_LONG)
-                if self._closing or self._waiting:
-                    return None
-                continue
-            return line[:-1] if line.endswith(b"\r") else line
+    @property
+    def recipients(self) -> tuple[tuple[str, str], ...]:
+        """(mailbox, inbox) of each recipient that was accepted, each once."""
+        return tuple(self._recipients.values())
 
-    def _run(self, line: bytes) -> None:
-        """One command."""
-        verb, _, argument = line.partition(b" ")
-        name = self._verbs.get(verb.upper())
-        if name is None:
-            self._refuse(replies.UNKNOWN_COMMAND)
-            return
-        try:
-            text = argument.decode().strip(" \t")
-        except UnicodeDecodeError:
-            self._refuse(replies.BAD_LINE)
-            return
-        if not text.isprintable():  # controls and NUL have no place in a command (RFC 5321 4.1.2)
-            self._refuse(replies.BAD_LINE)
-            return
-        reply = getattr(self, name)(text)
-        if isinstance(reply, Reply):
-            if reply.code >= 500:
-                self._refuse(reply)
-            else:
-                self._out.append(reply.line)
+    @property
+    def protocol(self) -> str:
+        """How the mail comes (RFC 3848, 6531 4.3; the registry of mail transmission types)."""
+        utf8 = "UTF8" if self.envelope.smtp_utf8 else ""
+        if self.profile.lmtp:
+            name = f"{utf8}LMTP"
+        elif not self.session.extended_smtp:
+            return "SMTP"
+        else:
+            name = f"{utf8}SMTP" if utf8 else "ESMTP"
+        return f"{name}{'S' if self.tls else ''}{'A' if self.user else ''}"
 
-    def _refuse(self, reply: Reply) -> None:
-        """A 5xx reply to a command; too many of them end the session."""
-        self._errors += 1
-        self._out.append(reply.line)
-        if self._errors >= self._shared.limits.errors:
-            self._out.append(replies.TOO_MANY_ERRORS.line)
-            self._closing = True
+    # -- what a session adds -------------------------------------------------------------------------------------------
 
-    def _receive(self, data: DataReceiver) -> bool:
-        """Take in what has arrived of a message; False where more has to come."""
+    def data_received(self, data: bytes) -> None:
+        """Octets have come."""
         raise NotImplementedError
+
+    def suspend(self, work: Awaitable[Reply | None]) -> None:
+        """Run no further command until `work` has ended, then say the reply that it came to. Cancelled when the client leaves."""
+        raise NotImplementedError
+
+    def _advance(self) -> None:
+        raise NotImplementedError
+
+
+_NONE = Parameters()

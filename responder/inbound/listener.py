@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from responder.config import Listen
@@ -76,12 +76,13 @@ class Listener:
 
     async def _open(self, listen: Listen) -> None:
         loop = asyncio.get_running_loop()
+        session = partial(Session, self._shared, self._shared.profile(listen))
         try:
             if listen.path is not None:
-                server = await loop.create_unix_server(self._session, str(listen.path), backlog=BACKLOG)
+                server = await loop.create_unix_server(session, str(listen.path), backlog=BACKLOG)
                 self._paths.append(listen.path)
             else:
-                server = await loop.create_server(self._session, listen.host, listen.port, backlog=BACKLOG)
+                server = await loop.create_server(session, listen.host, listen.port, backlog=BACKLOG)
         except (OSError, socket.gaierror) as error:
             # asyncio's own text wraps this one in several others; a resolver's error numbers are no system's.
             reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
@@ -91,9 +92,6 @@ class Listener:
             name = sock.getsockname()
             if isinstance(name, tuple):
                 self.addresses.append((name[0], name[1]))
-
-    def _session(self) -> Session:
-        return Session(self._shared)
 
     async def _sweep(self) -> None:
         while True:

@@ -63,6 +63,26 @@ STORE_FULL = Reply(452, "4.3.1", "No room now, try again later")
 STORE_UNAVAILABLE = Reply(451, "4.3.0", "Cannot take mail now, try again later")
 SAME_SUBJECT = Reply(451, "4.7.1", "Too much mail with this subject, try again later")
 
+COMMAND_FAILED = Reply(451, "4.3.0", "Cannot do that now, try again later")
+
+READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
+NO_TLS = Reply(454, "4.7.0", "TLS is not available now")
+TLS_ALREADY = Reply(503, "5.5.1", "TLS is on already")
+TLS_FIRST = Reply(530, "5.7.0", "Say STARTTLS first")
+LOGIN_FIRST = Reply(530, "5.7.0", "Authentication required")
+LOGIN_OK = Reply(235, "2.7.0", "Authentication succeeded")
+LOGIN_ALREADY = Reply(503, "5.5.1", "You are logged in already")
+LOGIN_IN_MAIL = Reply(503, "5.5.1", "Not during a mail transaction")
+LOGIN_FAILED = Reply(535, "5.7.8", "Authentication credentials invalid")
+LOGIN_ABORTED = Reply(501, "5.7.0", "Authentication cancelled")
+LOGIN_UNKNOWN = Reply(504, "5.5.4", "Authentication mechanism not supported")
+LOGIN_NOT_NOW = Reply(454, "4.7.0", "Temporary authentication failure")
+LOGIN_BAD = Reply(501, "5.5.2", "Cannot decode that")
+NEED_LHLO = Reply(500, "5.5.1", "This is LMTP: say LHLO")
+
+TOO_MANY_COMMANDS = Reply(421, "4.7.0", "Too many commands without a mail, closing the connection")
+NOT_SMTP = Reply(421, "4.7.0", "This is not what SMTP looks like, closing the connection")
+TOO_SLOW = Reply(421, "4.4.2", "Transaction lasts too long, closing the connection")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing the connection")
 TOO_MANY_UNKNOWN = Reply(421, "4.7.1", "Too many unknown recipients, try again later")
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
@@ -73,6 +93,16 @@ SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again later")
 DENIED = Reply(554, "5.7.1", "No service for your address")
 
 
+def unauthentic(reason: str) -> Reply:
+    """The domain in From asks to refuse what it has not signed or sent (RFC 7489 6.3)."""
+    return Reply(550, "5.7.26", f"Sender authentication failed: {reason}")  # 5.7.26: RFC 7372 3.3
+
+
 def queued(mail_id: str) -> Reply:
     """The mail is on disk and ours to answer for."""
     return Reply(250, "2.0.0", f"Queued as {mail_id}")
+
+
+def greeting(hostname: str, protocol: str) -> Reply:
+    """The first line of a session (RFC 5321 4.2)."""
+    return Reply(220, "", f"{hostname} {protocol}")

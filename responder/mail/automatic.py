@@ -10,10 +10,11 @@ purpose: large providers put it on mail between people's systems too, and the bu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Final
 
@@ -58,6 +59,28 @@ class Verdicts:
     dkim: str | None = None
     dmarc: str | None = None
     dmarc_policy: str | None = None  # what the From domain asks for: none, quarantine, reject
+    arc: str | None = None  # whether the chain of those who passed it on is whole: pass, fail
+    overridden: bool = False  # dmarc failed, but a forwarder that the operator trusts had seen it pass
+    from_domain: str | None = None  # what dmarc is about
+    dkim_domains: tuple[str, ...] = ()  # whose signatures are good
+
+    def to_json(self) -> str:
+        """What a store keeps; "" where there is nothing to keep."""
+        told = {name: value for name, value in asdict(self).items() if value}
+        return json.dumps(told, separators=(",", ":")) if told else ""
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdicts:
+        """What was kept. What is no longer understood is left out. Never fails."""
+        try:
+            told = json.loads(text) if text else {}
+        except ValueError:
+            return cls()
+        if not isinstance(told, dict):
+            return cls()
+        known = {field.name: told[field.name] for field in fields(cls) if field.name in told}
+        domains = known.get("dkim_domains")
+        return cls(**{**known, "dkim_domains": tuple(domains) if isinstance(domains, list) else ()})
 
 
 def is_bounce_address(recipient: Address) -> bool:
@@ -201,7 +224,7 @@ def _judge_headers(headers: Headers, policy: Policy) -> Reason | None:
 
 def _judge_verdicts(verdicts: Verdicts | None) -> Reason | None:
     """A From that its own domain disowns (RFC 7489 6.3): the answer would hit somebody who never wrote."""
-    if verdicts is None or (verdicts.dmarc or "").casefold() != "fail":
+    if verdicts is None or verdicts.overridden or (verdicts.dmarc or "").casefold() != "fail":
         return None
     wanted = (verdicts.dmarc_policy or "").casefold()
     return Reason("dmarc-fail", f"the From domain asks to {wanted}") if wanted in ("quarantine", "reject") else None

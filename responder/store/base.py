@@ -47,6 +47,7 @@ class NewMail:
     content: bytes
     recipients: tuple[tuple[str, str], ...]
     note: str = ""
+    authentication: str = ""  # JSON of `Verdicts`
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class InboundItem:
     message_id: str
     content: bytes | None
     deaths: int = 0  # workers that died while they had it
+    authentication: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from responder.config import Limits, Listen
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.listener import Listener
 from responder.inbound.sessions import Sessions
-from responder.intake import Intake
+from responder.intake.stage import Intake
 from responder.observe import set_up
 from responder.store.sqlite import SQLiteStore
 

@@ -37,7 +37,7 @@ from responder.config import Config, Listen
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.listener import Listener
 from responder.inbound.sessions import Sessions
-from responder.intake import Intake
+from responder.intake.stage import Intake
 from responder.mail.lifecycle import State
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock

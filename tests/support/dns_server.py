@@ -159,8 +159,16 @@ class _UDP(asyncio.DatagramProtocol):
 _SOA: Final = "ns.invalid. hostmaster.invalid. 1 3600 600 86400 30"  # negative answers hold for 30 seconds
 _PRESENTATION: Final = {
     "MX": lambda record: f"{record[0]} {_absolute(record[1])}",
-    "TXT": lambda record: json.dumps(record),
+    "TXT": lambda record: _strings(record),
+    "PTR": lambda record: _absolute(record),
 }
+
+
+def _strings(record: str | list[str]) -> str:
+    """A TXT record as a zone file has it: a text is cut into strings of 255 octets, a list names them (RFC 1035 3.3.14)."""
+    strings = [text.encode() for text in ([record] if isinstance(record, str) else record)]
+    pieces = [text[start : start + 255] for text in strings for start in range(0, max(len(text), 1), 255)]
+    return " ".join('"' + "".join([f"\\{octet:03d}" for octet in piece]) + '"' for piece in pieces)
 
 
 def _absolute(name: str) -> str:

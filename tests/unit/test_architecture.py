@@ -25,6 +25,9 @@ NEIGHBOURS = {
     ("cli", "app"): "serve runs it",
     ("cli", "start"): "verbs begin with it",
     ("app", "start"): "so does the server",
+    ("app", "reception"): "it serves what that puts together",
+    ("cli", "reception"): "check examines it",
+    ("reception", "start"): "it can't start",
     ("delivery", "worker"): "stages know the lease that they run under",
 }
 

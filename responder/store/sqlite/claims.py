@@ -30,7 +30,8 @@ def claim_inbound(
     chosen = _choose(connection, "inbound", limit, running, rooms, per_inbox or limit, now, fair=per_inbox is not None)
     rows = connection.execute(
         "SELECT i.id, i.mail, i.recipient, i.inbox, i.attempts, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id,"
-        " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END, i.deaths"
+        " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END, i.deaths,"
+        " m.authentication"
         " FROM json_each(?) AS chosen JOIN inbound i ON i.id = chosen.value JOIN mail m ON m.id = i.mail ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
     ).fetchall()

@@ -22,8 +22,11 @@ End = tuple[State, str] | None
 def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[None]:
     insert(
         connection,
-        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size)",
-        [(m.id, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id, len(m.content)) for m in mails],
+        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size, authentication)",
+        [
+            (m.id, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id, len(m.content), m.authentication)
+            for m in mails
+        ],
     )
     insert(connection, "INSERT INTO content (id, data)", [(mail.id, mail.content) for mail in mails])
     items = [

@@ -1,4 +1,4 @@
-"""The first stage: whom mail is for, and the durable accept that makes us answerable for it.
+"""What is decided of a client and its mail, in the order of a session, and the durable accept.
 
 `250` to the final dot is given after the store's commit, never before (RFC 5321 6.1). What fails before that leaves nothing
 behind, and the client keeps the mail.
@@ -7,57 +7,94 @@ behind, and the client keeps the mail.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from responder.agents.router import Router
 from responder.clock import Clock
 from responder.inbound import replies
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Transaction
-from responder.mail.address import Address
+from responder.inbound.sessions import Recipient, Transaction
 from responder.mail.automatic import count_received
+from responder.mail.envelope import Path
 from responder.mail.headers import Headers
 from responder.mail.thread import base_subject, message_id
 from responder.mail.trace import received
 from responder.observe import event
 from responder.store.base import NewMail, Store, StoreFullError, StoreUnavailableError
 
+if TYPE_CHECKING:
+    from responder.authentication import Authenticator, Judgement
+
 
 class Intake:
-    """Decides at RCPT, and takes messages over at the final dot. `router`, `hostname` and `hops` follow a reload."""
+    """Whom sessions ask. All but `store` and `clock` follows a reload."""
 
     def __init__(
-        self, hostname: str, hops: int, router: Router, gatekeeper: Gatekeeper, store: Store, clock: Clock
+        self,
+        hostname: str,
+        hops: int,
+        router: Router,
+        gatekeeper: Gatekeeper,
+        store: Store,
+        clock: Clock,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.hostname = hostname
         self.hops = hops
         self.router = router
+        self.authenticator = authenticator
         self._gatekeeper = gatekeeper
         self._store = store
         self._clock = clock
 
-    def recipient(self, address: Address) -> tuple[Reply, str, str]:
+    def connected(self, session: Transaction) -> Reply | Awaitable[Reply | None] | None:
+        """A client has come."""
+        return None
+
+    def hello(self, session: Transaction, name: str) -> Reply | Awaitable[Reply | None] | None:
+        """It says who it is."""
+        return None
+
+    def sender(self, session: Transaction, path: Path) -> Reply | Awaitable[Reply]:
+        """The reply to MAIL."""
+        return replies.SENDER_OK
+
+    def recipient(self, session: Transaction, path: Path) -> Recipient | Awaitable[Recipient]:
         """The reply to RCPT; where it accepts, the mailbox in our spelling and the name of its inbox."""
+        address = path.address
+        assert address is not None, "refused by the session"
         if address.domain and not self.router.serves(address.domain):
-            return replies.NOT_OUR_DOMAIN, "", ""
+            return _NOT_OURS
         route = self.router.find(address)
         if route is None:
-            return replies.UNKNOWN_INBOX, "", ""
-        return replies.RECIPIENT_OK, str(route.mailbox), route.inbox
+            return _UNKNOWN
+        return Recipient(replies.RECIPIENT_OK, str(route.mailbox), route.inbox)
 
-    async def message(self, session: Transaction, content: bytes) -> Reply:
+    async def message(self, session: Transaction, content: bytes) -> Reply | dict[str, Reply]:
         """Store a message for all its recipients; the reply to the final dot."""
         headers = Headers.parse(content)
         if count_received(headers) > self.hops:  # RFC 5321 6.3
-            event(
-                "refused", peer=session.peer, code=554, reason="too many hops", from_=f"<{session.envelope.mail_from}>"
-            )
-            return replies.TOO_MANY_HOPS
+            return _refused(session, replies.TOO_MANY_HOPS)
         if self._gatekeeper.counts_subjects:
             refusal = self._gatekeeper.subject(base_subject(headers.text("subject")))
             if refusal is not None:
                 return refusal
-        mail = self._mail(session, headers, content)
+        judgement = None
+        if self.authenticator is not None:
+            judgement = await self.authenticator.judge(
+                peer=session.peer,
+                helo=session.session.host_name or "",
+                reverse_path=session.envelope.mail_from or "",
+                headers=headers,
+                content=content,
+                user=session.user,
+            )
+            if judgement.refusal is not None:
+                return _refused(session, replies.unauthentic(judgement.refusal))
+            content = judgement.cleaned(content)
+        mail = self._mail(session, headers, content, judgement)
         try:
             await self._store.accept(mail)
         except StoreFullError as error:
@@ -79,14 +116,12 @@ class Intake:
             )
         return replies.queued(mail.id)
 
-    def _mail(self, session: Transaction, headers: Headers, content: bytes) -> NewMail:
+    def _mail(self, session: Transaction, headers: Headers, content: bytes, judgement: Judgement | None) -> NewMail:
         now = self._clock.now()
         identifier = self._clock.new_id()
         recipients = session.recipients
         helo = session.session.host_name or ""
-        extended = session.session.extended_smtp
-        # RFC 6531 4.3 and RFC 3848 name the protocol
-        protocol = "UTF8SMTP" if session.envelope.smtp_utf8 else "ESMTP" if extended else "SMTP"
+        protocol = session.protocol
         trace = received(
             helo=helo,
             peer=session.peer,
@@ -95,7 +130,9 @@ class Intake:
             mail_id=identifier,
             recipient=recipients[0][0] if len(recipients) == 1 else "",
             date=now,
+            tls=session.tls,
         )
+        size = len(content)
         return NewMail(
             id=identifier,
             received_at=now,
@@ -103,7 +140,17 @@ class Intake:
             peer=session.peer,
             helo=helo,
             message_id=message_id(headers),
-            content=trace + content,
+            content=trace + (judgement.fields if judgement else b"") + content,
             recipients=recipients,
-            note=f"from {helo} [{session.peer}] by {protocol}, {len(content)} octets",
+            note=f"from {helo} [{session.peer}] by {protocol}, {size} octets{judgement.note if judgement else ''}",
+            authentication=judgement.verdicts.to_json() if judgement else "",
         )
+
+
+def _refused(session: Transaction, reply: Reply) -> Reply:
+    event("refused", peer=session.peer, code=reply.code, reason=reply.text, from_=f"<{session.envelope.mail_from}>")
+    return reply
+
+
+_NOT_OURS = Recipient(replies.NOT_OUR_DOMAIN)
+_UNKNOWN = Recipient(replies.UNKNOWN_INBOX)

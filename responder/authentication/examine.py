@@ -1,0 +1,143 @@
+"""One mail, all methods at once: what SPF, DKIM, ARC and DMARC find, in a bounded time and with a bounded number of questions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from responder.authentication import arc, dkim, dmarc, spf
+from responder.authentication.digests import Digests, Hasher
+from responder.authentication.questions import Questions
+from responder.authentication.section import Section
+from responder.config import Authentication
+from responder.dns import NoData, NotFound, Resolver, TemporaryError
+from responder.mail.address import MAX_ADDRESS_FIELD, AddressError, from_header, parse
+from responder.mail.headers import Headers
+from responder.mail.mailboxes import mailboxes
+
+MAX_AUTHORS: Final = 4  # domains in From that are asked about; the first is the one that agents see
+FOR_DNS: Final = 0.7  # of the time there is; the rest is for hashing what the keys fit
+
+_SIMPLE = re.compile(r'(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]{1,320})>)')
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found. None: not asked for. `overridden`: a trusted forwarder saw the author's domain pass."""
+
+    spf: spf.SPF | None
+    dkim: list[dkim.Checked]
+    chain: arc.Chain | None
+    dmarc: dmarc.Verdict | None
+    overridden: bool = False
+
+    @property
+    def signed(self) -> str:
+        """One word for all signatures: the best of them."""
+        order = ("pass", "temperror", "fail", "policy", "permerror", "neutral")
+        return min([one.result for one in self.dkim], key=order.index, default="none")
+
+
+def warm() -> None:
+    """Read what is read once."""
+    dmarc.organisational("example.org")
+
+
+async def examine(
+    *,
+    peer: str,
+    helo: str,
+    reverse_path: str,
+    headers: Headers,
+    content: bytes,
+    by_address: bool,
+    now: float,
+    settings: Authentication,
+    resolver: Resolver,
+    hasher: Hasher,
+) -> Findings:
+    """`by_address`: whether the peer is the one that SPF judges, and not a relay or a user of ours. `now` in Unix seconds."""
+    questions = Questions(resolver)
+    seconds = settings.timeout * FOR_DNS
+    signed, sealed = "dkim-signature" in headers, "arc-seal" in headers or "arc-message-signature" in headers
+    authors = _authors(headers) if by_address or signed else []
+    section = digests = None
+    if signed or sealed:
+        section = Section(content)
+        digests = Digests(hasher, content, section.body, settings.timeout - seconds)
+
+    async def by_spf() -> spf.SPF | None:
+        return await spf.check(peer, helo, reverse_path, questions, seconds) if by_address else None
+
+    async def by_dkim() -> list[dkim.Checked]:
+        if section is None or digests is None or not signed:
+            return []
+        return await dkim.check(section, now, settings.max_signatures, questions, digests, seconds)
+
+    async def by_arc() -> arc.Chain | None:
+        if section is None or digests is None or not sealed:
+            return None
+        return await arc.check(section, questions, digests, seconds)
+
+    async def wanted() -> list[_Wish]:
+        return await asyncio.gather(*[_ask(questions, author, seconds) for author in authors])
+
+    path, signatures, chain, wishes = await asyncio.gather(by_spf(), by_dkim(), by_arc(), wanted())
+    findings = (path.result, path.domain) if path else ("none", ""), [(one.result, one.domain) for one in signatures]
+    verdicts = [_verdict(author, wish, *findings) for author, wish in zip(authors, wishes, strict=True)]
+    verdict = dmarc.gravest(verdicts) if verdicts else dmarc.Verdict("permerror")  # no From: RFC 7489 6.6.1
+    if not by_address and verdict.result != "pass":
+        return Findings(path, signatures, chain, None)  # without SPF nobody can say that it fails
+    overridden = (
+        verdict.result == "fail" and chain is not None and arc.vouched(chain, settings.trusted_arc, verdict.domain)
+    )
+    return Findings(path, signatures, chain, verdict, overridden)
+
+
+_Wish = tuple[dmarc.Record | None, bool] | str
+"""The record that holds for a domain and whether it is its organisational domain's, or a result word."""
+
+
+def _verdict(author: str, wish: _Wish, path: dmarc.Finding, signatures: list[dmarc.Finding]) -> dmarc.Verdict:
+    if isinstance(wish, str):
+        return dmarc.Verdict(wish, author)
+    record, at_parent = wish
+    if record is None:
+        return dmarc.Verdict("none", author)
+    return dmarc.evaluate(author, record, at_parent, path, signatures)
+
+
+async def _ask(questions: Questions, domain: str, seconds: float) -> _Wish:
+    """RFC 7489 6.6.3: the domain's own record, else that of its organisational domain. Never raises."""
+    try:
+        async with asyncio.timeout(seconds):
+            for name in dict.fromkeys((domain, dmarc.organisational(domain))):
+                with suppress(NotFound, NoData):
+                    record = dmarc.choose(await questions.ask("TXT", f"_dmarc.{name}"))
+                    if record is not None:
+                        return record, name != domain
+    except dmarc.RecordError:
+        return "permerror"
+    except (TemporaryError, TimeoutError):
+        return "temperror"
+    return None, False
+
+
+def _authors(headers: Headers) -> list[str]:
+    """The domains in From, the one that agents see first. Both ways of reading addresses count: what either finds, some
+    reader of the mail may take for its author."""
+    found: dict[str, None] = {}
+    for value in headers.all("from"):
+        if len(found) >= MAX_AUTHORS:
+            break
+        if simple := _SIMPLE.fullmatch(value):
+            with suppress(AddressError):
+                found[parse(simple[1]).domain] = None
+                continue
+        value = value[:MAX_ADDRESS_FIELD]
+        found.update(dict.fromkeys([address.domain for _, address in from_header(value)]))
+        found.update(dict.fromkeys([address.domain for address in mailboxes(value)]))
+    return [domain for domain in found if domain and not domain.startswith("[")][:MAX_AUTHORS]

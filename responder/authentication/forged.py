@@ -1,0 +1,78 @@
+"""Authentication-Results that claim to be ours, and were in the mail before we had looked at it (RFC 8601 5)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NAME: Final = b"authentication-results"
+
+# A bare CR ends a line too: some readers of mail see one there.
+_FIELD = re.compile(rb"(?:(?<=[\r\n])|\A)authentication-results[ \t]*:", re.IGNORECASE)
+_END = re.compile(rb"(?:\r\n|\r|\n)(?![ \t])|\Z")
+_SKIPPED = re.compile(rb"[ \t\r\n]+")
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_TOKEN = re.compile(rb"[^ \t\r\n;()\"]+")
+_PAIR = re.compile(rb"\\(.)", re.DOTALL)
+_COMMENT = re.compile(rb"[^()\\]+|\\.|[()]", re.DOTALL)
+
+
+def strip_forged(content: bytes, hostname: str) -> bytes:
+    """The message without the `Authentication-Results` fields whose authserv-id is `hostname`, however they are written.
+
+    Those of other hosts stay: nobody here believes them. A message without any comes back as it is.
+    """
+    end = _section_end(content)
+    section = content[:end]
+    if NAME not in section.lower():
+        return content
+    ours = hostname.encode("utf-8", "replace").lower().rstrip(b".")
+    kept: list[bytes] = []
+    position = 0
+    for match in _FIELD.finditer(section):
+        if match.start() < position:
+            continue
+        stop = _END.search(section, match.end())
+        until = stop.end() if stop else len(section)
+        if _claims(section[match.end() : until], ours):
+            kept.append(section[position : match.start()])
+            position = until
+    if not position:
+        return content
+    return b"".join([*kept, section[position:], content[end:]])
+
+
+def _section_end(content: bytes) -> int:
+    """Where the body begins, at the latest: the first empty line by any reading."""
+    found = [content.find(empty) for empty in (b"\r\n\r\n", b"\n\n")]
+    ends = [place + 2 for place in found if place >= 0]
+    return min(ends, default=len(content))
+
+
+def _claims(value: bytes, ours: bytes) -> bool:
+    """Whether a field's authserv-id is ours (RFC 8601 2.2: behind white space and comments, perhaps in quotes)."""
+    position = 0
+    while True:
+        if space := _SKIPPED.match(value, position):
+            position = space.end()
+        elif value[position : position + 1] == b"(":
+            position = _behind_comment(value, position)
+            if position < 0:
+                return ours in value.lower()  # a comment without an end: whatever reads it may read our name
+        else:
+            break
+    if quoted := _QUOTED.match(value, position):
+        return _PAIR.sub(rb"\1", quoted[1]).strip().lower().rstrip(b".") == ours
+    if token := _TOKEN.match(value, position):
+        return token[0].lower().rstrip(b".") == ours
+    return ours in value.lower()
+
+
+def _behind_comment(value: bytes, position: int) -> int:
+    """Where the comment that begins there has ended; -1 where it never does. Comments nest (RFC 5322 3.2.2)."""
+    depth = 0
+    for match in _COMMENT.finditer(value, position):
+        depth += (match[0] == b"(") - (match[0] == b")")
+        if depth == 0:
+            return match.end()
+    return -1
