@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from responder.agents.answers import Answer
 from responder.agents.context import Context
 from responder.mail.address import Address, from_header, split_tag
+from responder.mail.automatic import Verdicts
 from responder.mail.headers import Headers
 from responder.mail.message import Attachment as ReceivedAttachment
 from responder.mail.message import Message
@@ -20,6 +21,9 @@ from responder.mail.quoting import reply_text
 from responder.mail.thread import base_subject, conversation_key
 
 Kind = Literal["service", "personal", "group"]
+
+Authentication = Verdicts
+"""Who vouches for a sender, as `Mail.authentication` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +33,6 @@ class Thread:
     key: str
     in_reply_to: str
     references: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Authentication:
-    """Who vouches for the sender: the verdict of each mechanism, None where it was not asked for."""
-
-    spf: str | None = None
-    dkim: str | None = None
-    dmarc: str | None = None
-    dmarc_policy: str | None = None
 
 
 class Mail:

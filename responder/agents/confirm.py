@@ -15,7 +15,6 @@ import hmac
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import islice
 from typing import Any, Final
 
@@ -221,7 +220,7 @@ def _pack(request: JSON | Mail) -> tuple[dict[str, JSON], str]:
         "recipient": request.recipient,
         "sender": request.sender,
         "peer": request.peer,
-        "authentication": asdict(request.authentication),
+        "authentication": request.authentication.to_json(),
         "raw": base64.b64encode(request.raw).decode(),
     }
     # A mail that a client sends twice has other Received lines the second time.
@@ -238,7 +237,7 @@ def _unpack(record: Mapping[str, Any]) -> JSON | Mail:
     return Mail(
         base64.b64decode(facts.pop("raw")),
         recipient=Address(local or domain, domain if local else ""),  # `postmaster` may come without a domain
-        authentication=Authentication(**facts.pop("authentication")),
+        authentication=Authentication.from_json(facts.pop("authentication")),
         **facts,
     )
 

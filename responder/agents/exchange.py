@@ -64,6 +64,7 @@ def mail_to_json(mail: Mail, *, max_text: int = MAX_TEXT, max_attachments: int =
             "dkim": mail.authentication.dkim,
             "dmarc": mail.authentication.dmarc,
             "dmarc_policy": mail.authentication.dmarc_policy,
+            "arc": mail.authentication.arc,
         },
         "peer": mail.peer,
     }

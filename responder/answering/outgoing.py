@@ -15,7 +15,7 @@ from responder.config import BOUNCES
 from responder.config import Inbox as InboxTable
 from responder.mail import address as addresses
 from responder.mail.address import Address, AddressError
-from responder.mail.automatic import Reason
+from responder.mail.automatic import Reason, Verdicts
 from responder.mail.compose import Body, compose_answer
 from responder.mail.distribute import compose_distribution, member_head
 from responder.mail.forward import compose_forward
@@ -61,7 +61,13 @@ class Outgoing:
         to = (
             addresses.parse(self._item.reverse_path)
             if answer.to_sender
-            else answer_to(self._table, self._inbox.kind, self._item.reverse_path, self._headers)
+            else answer_to(
+                self._table,
+                self._inbox.kind,
+                self._item.reverse_path,
+                self._headers,
+                Verdicts.from_json(self._item.authentication),
+            )
         )
         personal = self._inbox.kind != "service"
         name, author = self._author(answer)
@@ -235,12 +241,14 @@ def silence(reason: Reason) -> Settlement:
     return Settlement(Event.SILENCE, f"{reason.code}: {reason.detail}")
 
 
-def answer_to(table: InboxTable, kind: str, reverse_path: str, headers: Headers) -> Address:
-    """Whom an answer goes to: the reverse-path (RFC 3834 4), or From where the inbox says so and both are of one domain."""
+def answer_to(table: InboxTable, kind: str, reverse_path: str, headers: Headers, verdicts: Verdicts) -> Address:
+    """Whom an answer goes to: the reverse-path (RFC 3834 4), or From where the inbox says so, and its domain vouches for the
+    mail (DMARC) or is the reverse-path's."""
     path = addresses.parse(reverse_path)
     if table.answer_to == "from" and kind == "service":
         found = addresses.from_header(headers.get("from"))
-        if len(found) == 1 and found[0][1].domain == path.domain:
+        aligned = verdicts.dmarc == "pass" or (verdicts.dmarc != "fail" and found and found[0][1].domain == path.domain)
+        if len(found) == 1 and aligned:
             return found[0][1]
     return path
 

@@ -21,7 +21,7 @@ from responder.aside import aside
 from responder.clock import Clock
 from responder.mail import address as addresses
 from responder.mail.address import Address, AddressError
-from responder.mail.automatic import Stops, judge
+from responder.mail.automatic import Stops, Verdicts, judge
 from responder.mail.backoff import next_attempt
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event, State
@@ -64,12 +64,14 @@ class Answering:
         inbox = setup.inboxes.get(route.inbox) if route else None
         content = await self._store.content(item.mail_id) if item.content is None else item.content
         headers = Headers.parse(content)
+        verdicts = Verdicts.from_json(item.authentication)
         suppressed = judge(
             reverse_path=item.reverse_path,
             recipient=recipient,
             headers=headers,
             personal=inbox is not None and inbox.kind != "service",
             policy=setup.policy if inbox is None else setup.policies.get(inbox.name, setup.policy),
+            verdicts=verdicts,
         )
         if inbox is None:
             if route is not None and setup.policy.is_bounce(recipient):
@@ -85,13 +87,19 @@ class Answering:
             return silence(suppressed)
         # What passes mail on has windows of its own: only its agent's answer tells which ones are meant.
         if not inbox.type.reads_automatic_mail and "targets" not in inbox.type.needs:
-            to = answer_to(setup.config.inboxes[inbox.name], inbox.kind, item.reverse_path, headers)
+            to = answer_to(setup.config.inboxes[inbox.name], inbox.kind, item.reverse_path, headers, verdicts)
             windows = windows_of(setup.config.reply, inbox, item, recipient, headers, to)
             full = await self._full.look(inbox, windows)
             if full is not None:
                 return Settlement(Event.SILENCE, full.reason)
         mail = Mail(
-            content, id=item.id, inbox=inbox.name, recipient=recipient, sender=item.reverse_path, peer=item.peer
+            content,
+            id=item.id,
+            inbox=inbox.name,
+            recipient=recipient,
+            sender=item.reverse_path,
+            peer=item.peer,
+            authentication=verdicts,
         )
         outgoing = Outgoing(setup, inbox, item, recipient, headers, self._clock)
         turn = Turn(inbox.name)

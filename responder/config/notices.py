@@ -35,18 +35,11 @@ def _fatal(config: Config) -> Iterator[tuple[str, str]]:
             yield f"listen[{number}].protocol", f'"{listen.protocol}" is not supported yet: use "smtp"'
         if listen.proxy_protocol:
             yield f"listen[{number}].proxy_protocol", "is not supported yet: let clients connect directly"
-    if config.authentication.mode == "enforce":
-        yield (
-            "authentication.mode",
-            '"enforce" is not supported yet: set "off", and let another server check the senders',
-        )
 
 
 def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
     if config.processes > 1:
         yield "processes", "only one process runs yet: set 1"
-    if config.authentication.mode == "record":
-        yield "authentication.mode", 'mail is not authenticated yet (SPF, DKIM, DMARC): "off" hides this line'
     if not config.inboxes:
         yield "inboxes", "there is none, so every recipient is refused: add [inboxes.NAME]"
     for name, inbox in config.inboxes.items():

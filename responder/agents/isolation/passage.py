@@ -18,7 +18,7 @@ def pack_mail(mail: Mail) -> Packed:
     """A mail as it came; what an agent has parsed of it is parsed again."""
     names = ("id", "inbox", "recipient", "tag", "sender", "peer")
     told = {name: getattr(mail, name) for name in names}
-    return {**told, "authentication": asdict(mail.authentication)}, [mail.raw]
+    return {**told, "authentication": mail.authentication.to_json()}, [mail.raw]
 
 
 def unpack_mail(told: dict[str, Any], blobs: Sequence[bytes]) -> Mail:
@@ -33,7 +33,7 @@ def unpack_mail(told: dict[str, Any], blobs: Sequence[bytes]) -> Mail:
         recipient=recipient,
         sender=told["sender"],
         peer=told["peer"],
-        authentication=Authentication(**told["authentication"]),
+        authentication=Authentication.from_json(told["authentication"]),
     )
     mail.recipient, mail.tag = told["recipient"], told["tag"]
     return mail
