@@ -137,8 +137,8 @@ class Config(Table):
     plugins: tuple[FilePath, ...] = (Path("plugins"),)
     broken_plugins: Literal["refuse", "skip"] = "refuse"
     processes: Annotated[int, Strict(), Field(ge=1, le=256)] = 1
-    listen: Annotated[tuple[Listen, ...], AfterValidator(some)] = (Listen(),)
     dialect: Text = "generic"
+    listen: Annotated[tuple[Listen, ...], AfterValidator(some)] = (Listen(),)
     tls: TLS | None = None
     auth: Auth = Auth()
     limits: Limits = Limits()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
 
 from responder.agents.router import Router
+from responder.authentication import Authenticator, Judgement
 from responder.clock import Clock
 from responder.inbound import replies
 from responder.inbound.limits import Gatekeeper
@@ -23,9 +23,6 @@ from responder.mail.thread import base_subject, message_id
 from responder.mail.trace import received
 from responder.observe import event
 from responder.store.base import NewMail, Store, StoreFullError, StoreUnavailableError
-
-if TYPE_CHECKING:
-    from responder.authentication import Authenticator, Judgement
 
 
 class Intake:

@@ -129,7 +129,7 @@ async def test_mail_when_posted_then_the_json_is_the_documented_one(asking: Aski
         "in_reply_to": "<1@client.example>",
         "references": ["<1@client.example>"],
     }
-    assert told["authentication"] == {"spf": None, "dkim": None, "dmarc": None, "dmarc_policy": None}
+    assert told["authentication"] == {"spf": None, "dkim": None, "dmarc": None, "dmarc_policy": None, "arc": None}
     assert base64.b64decode(told["raw"]) == RAW
     documented = re.findall(r"^\| `(\w+)` \|", PAGE.partition("## The request")[2].partition("Three headers")[0], re.M)
     assert list(told) == documented

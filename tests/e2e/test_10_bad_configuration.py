@@ -59,7 +59,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "LMTP": ({"listen": [{"address": "127.0.0.1:0"}, {"protocol": "lmtp"}]}, "listen[1].protocol", "not supported"),
     "PROXY protocol": ({"listen": [{"proxy_protocol": True}]}, "listen[0].proxy_protocol", "not supported yet"),
     "TLS": ({"tls": {"certificate": "c.pem", "key": "k.pem"}}, "tls", "not supported yet"),
-    "enforce": ({"authentication": {"mode": "enforce"}}, "authentication.mode", "not supported yet"),
     "store below a file": ({"store": "sqlite:responder.toml/x.db"}, "store", "x.db: there is a file where a folder is wanted"),
     "store is a folder": ({"store": "sqlite:folder"}, "store", "folder: "),
     "socket in a missing folder": ({"listen": [{"address": "unix:no/s"}]}, r"listen", "no"),

@@ -208,12 +208,7 @@ def test_inbox_when_given_whole_then_all_of_it_is_there() -> None:
     [
         ('store = "postgresql://host/db"', "store", True),
         ('[[listen]]\nprotocol = "lmtp"', "listen[0].protocol", True),
-        ('[[listen]]\nprotocol = "submission"', "listen[0].protocol", True),
-        ('[[listen]]\nprotocol = "smtps"', "listen[0].protocol", True),
         ("[[listen]]\nproxy_protocol = true", "listen[0].proxy_protocol", True),
-        ('[tls]\ncertificate = "c"\nkey = "k"', "tls", True),
-        ('[authentication]\nmode = "enforce"', "authentication.mode", True),
-        ('[authentication]\nmode = "record"', "authentication.mode", False),
         ("processes = 2", "processes", False),
         ("[inboxes]", "inboxes", False),
         ('hostname = "localhost"', "hostname", False),

@@ -27,16 +27,21 @@ NAMED = {
     "domains": "list of domains",
     "store": "store",
     "listen.address": 'endpoint or `"unix:PATH"`',
+    "listen.proxies": "list of networks",
     "limits.deny": "list of networks",
     "inboxes.NAME.addresses": "list of addresses",
     "inboxes.NAME.targets": "list of addresses",
     "inboxes.NAME.upstream": "endpoint",
     "reply.trusted_spam_headers": "list of header names",
     "authentication.trusted_networks": "list of networks",
+    "authentication.trusted_arc": "list of domains",
     "delivery.smarthost": "endpoint",
     "delivery.nameservers": "list of endpoints",
     "delivery.source_address": "IP address",
 }
+NEEDED: dict[str, dict[str, Any]] = {"checks": {"x": {}}, "tls": {"certificate": "c", "key": "k"}}
+"""What stands in a table before its other keys can."""
+
 PLAIN = {bool: "boolean", int: "integer", float: "duration", str: "string", Path: "path", Rate: "rate"}
 
 
@@ -62,9 +67,9 @@ def kind_of(annotation: Any) -> str:
 def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Keys and values of a file as `schema_keys` spells them."""
     for key, value in table.items():
-        if key == "inboxes":
-            for inbox in value.values():
-                yield from flatten(inbox, "inboxes.NAME.")
+        if key in ("inboxes", "checks"):
+            for one in value.values():
+                yield from flatten(one, f"{key}.NAME.")
         elif isinstance(value, dict) and f"{prefix}{key}" not in KEYS:
             yield from flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -79,11 +84,13 @@ def with_key(key: str, value: Any) -> Config:
     table: dict[str, Any] = {"inboxes": {"x": {"agent": "x"}}}
     if key.startswith("inboxes.NAME."):
         table["inboxes"]["x"][key.removeprefix("inboxes.NAME.")] = value
+    elif key.startswith("checks.NAME."):
+        table["checks"] = {"x": {key.removeprefix("checks.NAME."): value}}
     elif key.startswith("listen."):
         table["listen"] = [{key.removeprefix("listen."): value}]
     else:
         top, _, rest = key.partition(".")
-        table[top] = {rest: value} if rest else value
+        table[top] = {**NEEDED.get(top, {}), rest: value} if rest else value
     return Config.model_validate(table)
 
 
@@ -102,7 +109,9 @@ def test_docs_when_compared_with_the_models_then_types_and_defaults_agree(key: s
         assert KEYS[key].default is None
     else:
         value = tomllib.loads(f"value = {default.strip('`')}")["value"]
-        assert with_key(key, value) == Config.model_validate({"inboxes": {"x": {"agent": "x"}}})
+        top = key.partition(".")[0]
+        bare = {"inboxes": {"x": {"agent": "x"}}} | ({top: NEEDED[top]} if top in NEEDED else {})
+        assert with_key(key, value) == Config.model_validate(bare)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

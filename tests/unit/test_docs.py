@@ -269,7 +269,9 @@ def test_fields_when_public_then_the_page_has_them_and_no_other() -> None:
     }
     for heading, kinds in sections.items():
         assert names(rows(PLUGINS, heading)) == [
-            f"{kind.__name__}.{field.name}" for kind in kinds for field in fields(kind)
+            f"{'Authentication' if kind is Authentication else kind.__name__}.{field.name}"
+            for kind in kinds
+            for field in fields(kind)
         ]
 
 
