@@ -28,10 +28,10 @@ class BodyHash:
         self.digests: dict[int | None, bytes] = {}
         """By length; None is the whole. A length beyond the end is not there."""
 
-    def run(self, content: bytes, start: int) -> BodyHash:
+    def run(self, content: bytes, start: int, piece: int = PIECE) -> BodyHash:
         """The body that begins there, to its end."""
-        for place in range(start, len(content), PIECE):
-            self._feed(content[place : place + PIECE])
+        for place in range(start, len(content), piece):
+            self._feed(content[place : place + piece])
         self._finish()
         return self
 

@@ -9,7 +9,7 @@ NAME: Final = b"authentication-results"
 
 # A bare CR ends a line too: some readers of mail see one there.
 _FIELD = re.compile(rb"(?:(?<=[\r\n])|\A)authentication-results[ \t]*:", re.IGNORECASE)
-_END = re.compile(rb"(?:\r\n|\r|\n)(?![ \t])|\Z")
+_END = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?![ \t])|\Z")
 _SKIPPED = re.compile(rb"[ \t\r\n]+")
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _TOKEN = re.compile(rb"[^ \t\r\n;()\"]+")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from responder.authentication import Authenticator, Judgement
+from responder.authentication.keys import RefusedError, parse
 from responder.clock import SystemClock
 from responder.config import Authentication
 from responder.dns import Resolver
@@ -16,7 +20,7 @@ from responder.mail.automatic import Verdicts
 from responder.mail.headers import Headers
 from tests.support.clock import ManualClock
 from tests.support.dns_server import DNSServer
-from tests.support.signing import ed25519_record, record, seal, sign
+from tests.support.signing import ed25519_record, record, rsa_key, seal, sign
 
 HOST = "mx.example.net"
 OURS, THEIRS = "192.0.2.1", "198.51.100.7"  # what example.org's SPF allows, and what nobody's does
@@ -263,13 +267,8 @@ async def test_key_when_for_its_domain_only_then_a_subdomain_may_not_use_it(scen
 
 async def test_key_when_its_exponent_is_as_long_as_itself_then_it_is_not_used(scene: Scene) -> None:
     """Verifying with it would take a hundred times as long."""
-    from responder.authentication.keys import RefusedError, parse
-    from tests.support.signing import Encoding, PublicFormat, rsa, rsa_key
-
     modulus = rsa_key().public_key().public_numbers().n
     public = rsa.RSAPublicNumbers((1 << 2040) + 1, modulus).public_key()
-    import base64
-
     der = base64.b64encode(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     with pytest.raises(RefusedError, match="too long"):
         parse(b"p=" + der)

@@ -220,6 +220,35 @@ async def test_close_ends_what_is_being_asked(resolver: Resolver) -> None:
         await asking
 
 
+async def test_texts_when_in_several_strings_then_each_record_is_one(server: DNSServer, resolver: Resolver) -> None:
+    server.zone["text.example.org"] = {"TXT": [["v=spf1 ", "-all"], "é" * 200, "x" * 20_000]}
+    assert sorted(await resolver.txt("text.example.org")) == [
+        b"v=spf1 -all",
+        "é".encode() * 200,
+    ]  # MAX_TEXT: the last is left out
+
+
+async def test_pointer_and_one_family_when_asked_then_they_are_found(server: DNSServer, resolver: Resolver) -> None:
+    server.zone["1.2.0.192.in-addr.arpa"] = {"PTR": ["Host.Example.ORG"]}
+    server.zone["both.example.org"] = {"A": ["192.0.2.1"], "AAAA": ["2001:db8::1"]}
+    assert await resolver.ptr("1.2.0.192.in-addr.arpa") == ["host.example.org"]
+    assert await resolver.ipv4("both.example.org") == ["192.0.2.1"]
+    assert await resolver.ipv6("both.example.org") == ["2001:db8::1"]
+
+
+async def test_cache_when_records_are_big_then_it_forgets_by_octets(server: DNSServer, clock: Clock) -> None:
+    resolver = Resolver([server.nameserver], clock=clock, timeout=1, max_octets=30_000)
+    for number in range(5):
+        server.zone[f"big{number}.example.org"] = {"TXT": ["x" * 10_000]}
+        await resolver.txt(f"big{number}.example.org")
+    await resolver.txt("big4.example.org")
+    assert server.queries["big4.example.org", "TXT"] in (1, 2)  # over UDP, then TCP
+    asked = server.queries["big0.example.org", "TXT"]
+    await resolver.txt("big0.example.org")
+    assert server.queries["big0.example.org", "TXT"] > asked
+    await resolver.close()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
