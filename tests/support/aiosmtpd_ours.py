@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path as FilePath
 from typing import Any, Literal
 from unittest import mock
+from weakref import WeakSet
 
 import aiosmtpd.controller
 import aiosmtpd.lmtp
@@ -96,6 +97,10 @@ def reply_of(said: str) -> Reply:
     return Reply(int(code), "", text)
 
 
+SERVERS: WeakSet[Server] = WeakSet()
+"""The sessions of this process."""
+
+
 class Callbacks:
     """Who logs in: aiosmtpd's `auth_callback` or `authenticator`. Implements `Login`."""
 
@@ -165,6 +170,7 @@ class Server(Session):
         super().__init__(shared, shared.profile(listen))
         self.decodes = decode_data
         self._hooks = hooks
+        SERVERS.add(self)
         self._writer: Any = Writer(self)
         if not auth_require_tls:
             self.tls = "as if"  # ours lets nobody log in in the clear (RFC 4954 4)
@@ -241,6 +247,17 @@ def session_mocker() -> Iterator[Mocker]:
     it.stop()
 
 
+_cancel_tasks = aiosmtpd.controller.BaseController.cancel_tasks
+
+
+def _cut(controller: Any, stop_loop: bool = True) -> None:
+    """A controller that stops cancels tasks, which aiosmtpd's sessions are and ours are not: cut these."""
+    for server in list(SERVERS):
+        if server.transport is not None and server.loop is controller.loop:
+            server.transport.abort()
+    _cancel_tasks(controller, stop_loop)
+
+
 def _stand_in() -> None:
     """Before aiosmtpd's tests are imported: what they import is ours, and what else they need is here."""
     resources: Any = types.ModuleType("pkg_resources")  # of setuptools, which has dropped it
@@ -254,6 +271,7 @@ def _stand_in() -> None:
         setattr(aiosmtpd.controller, "SMTP", Server)  # noqa: B010 - it does not export what it imports
         aiosmtpd.smtp.SMTP = Server  # type: ignore[misc,assignment,unused-ignore]
         aiosmtpd.lmtp.LMTP = LMTPServer  # type: ignore[misc,assignment,unused-ignore]
+        aiosmtpd.controller.BaseController.cancel_tasks = _cut  # type: ignore[method-assign,assignment]
         for name, status in list(vars(SMTP_STATUS_CODES).items()):
             if isinstance(status, StatusCode):
                 setattr(SMTP_STATUS_CODES, name, Code(*status))
