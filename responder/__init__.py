@@ -15,6 +15,7 @@ This module is what a plugin author imports.
 
 from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
 from responder.agents.base import Agent, Authentication, Bounce, Mail, Thread, agent
+from responder.agents.checks import Check, Client, Defer, Mark, Refuse, check
 from responder.agents.confirm import Confirmation
 from responder.agents.context import Context
 from responder.agents.exchange import answer_from_json, mail_to_json
@@ -27,19 +28,25 @@ __all__ = [
     "Attachment",
     "Authentication",
     "Bounce",
+    "Check",
+    "Client",
     "Command",
     "Confirmation",
     "Context",
+    "Defer",
     "Distribute",
     "Forward",
     "GiveUp",
     "HandOver",
     "Mail",
+    "Mark",
+    "Refuse",
     "Reply",
     "Thread",
     "TryLater",
     "agent",
     "answer_from_json",
+    "check",
     "hookimpl",
     "mail_to_json",
 ]

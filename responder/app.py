@@ -21,12 +21,13 @@ from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
 from responder.inbound.listener import ListenError
+from responder.inbound.notify import Supervisor
 from responder.observe import event, follow
 from responder.outbound.base import Transport
 from responder.outbound.print import PrintTransport
 from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
 from responder.reception import Furniture, Reception, furnish
-from responder.start import StartError, make_store, prepare
+from responder.start import StartError, inherited, make_store, prepare
 from responder.store.base import Store, StoreError, StoreUnusableError
 from responder.worker import Lease, Worker
 
@@ -54,6 +55,8 @@ class Server:
         self._reload = reload
         self._clock = clock
         self._started = config
+        self._inherited = inherited()
+        self._supervisor = Supervisor(self._inherited.supervisor, clock)
         with staying() as self._home:
             self._setup = prepare(config, file)
         self._stop = asyncio.Event()
@@ -62,7 +65,9 @@ class Server:
         self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
-        self.reception = Reception(config, furnish(config, file), self._setup.router, self.store, clock)
+        self.reception = Reception(
+            config, furnish(config, file), self._setup.router, self._setup.checks, self.store, clock
+        )
         self.listener = self.reception.listener
         self._own: set[tuple[str, int]] = set()
         self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
@@ -98,6 +103,7 @@ class Server:
                 await self._retire(self._setup)
             self.host.close()
             await self.store.close()
+            self.reception.close()
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -109,7 +115,7 @@ class Server:
             await self._start_agents(self._setup)
             self._equipped = True
             await self.lease.start()  # behind the agents: they may take longer to start than a lease lasts
-            await self.listener.open(config.listen)
+            await self.listener.open(config.listen, self._inherited)
         except ListenError as error:
             raise StartError(f"{self._file}: listen: {error}") from error
         except StoreError as error:
@@ -145,10 +151,12 @@ class Server:
                 group.create_task(delivery.run(), name="delivery")
                 where = ", ".join(str(listen.address) for listen in config.listen)
                 event("ready", listen=where, hostname=config.hostname, inboxes=len(config.inboxes))
+                self._supervisor.ready()
                 if ready is not None:
                     ready()
                 await self._stop.wait()
                 event("stopping")
+                self._supervisor.stopping()
                 # No new mail first; then what is being answered, whose answers delivery may still take along.
                 await self.listener.drain(DRAIN)
                 await answering.stop(DRAIN)
@@ -168,25 +176,30 @@ class Server:
     async def reload(self) -> None:
         """Follow the configuration file. A bad one is refused, and the old one stays. Mail in flight ends on the old agents."""
         async with self._reloading:
-            if self._stop.is_set():
-                return
-            try:
-                back_to(self._home)  # an agent may have left it
-                config = self._reload()
-                setup = await self.host.load(prepare, config, self._file)  # an import may take its time
-                furniture = furnish(config, self._file)
-                await self._start_agents(setup)
-            except (ConfigError, StartError, PluginError) as error:
-                event("reload refused", level=logging.ERROR, reason=str(error))
-                return
-            old, self._setup, self.answering.setup = self._setup, setup, setup
-            self._follow(config, old.config, furniture)
-            self._beside(self._retire(old))
+            if not self._stop.is_set():
+                with self._supervisor.reloading():
+                    await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            back_to(self._home)  # an agent may have left it
+            config = self._reload()
+            setup = await self.host.load(prepare, config, self._file)  # an import may take its time
+            furniture = furnish(config, self._file)
+            await self._start_agents(setup)
+        except (ConfigError, StartError, PluginError) as error:
+            event("reload refused", level=logging.ERROR, reason=str(error))
+            return
+        old, self._setup, self.answering.setup = self._setup, setup, setup
+        self._follow(config, old.config, furniture)
+        self._beside(self._retire(old))
 
     def _follow(self, config: Config, old: Config, furniture: Furniture) -> None:
-        fixed = ("store", "listen", "processes", "log", "queue.lease", "answering.concurrency", "delivery.concurrency")
+        fixed = ("store", "processes", "log", "queue.lease", "answering.concurrency", "delivery.concurrency")
         kept = [key for key in fixed if attrgetter(key)(config) != attrgetter(key)(self._started)]
-        self.reception.follow(config, furniture, self._setup.router)
+        if [listen.lasting for listen in config.listen] != [listen.lasting for listen in self._started.listen]:
+            kept.insert(0, "listen")
+        self.reception.follow(config, furniture, self._setup.router, self._setup.checks)
         self.lease.attempts = config.answering.attempts
         if config.delivery != old.delivery or config.hostname != old.hostname:
             transport, self.delivery.transport = (
@@ -201,16 +214,22 @@ class Server:
     async def _start_agents(self, setup: Setup) -> None:
         """Give a configuration's agents what they work with, and start them. Raises `StartError`; then none is left running."""
         equip(setup, self.store, self._clock)
+        inboxes = list(setup.inboxes.values())
         try:
-            await self.host.start(list(setup.inboxes.values()))
+            await self.host.start(inboxes)
+            try:
+                await setup.checks.start()
+            except BaseException:
+                await self.host.retire(inboxes, 0.0)
+                raise
         except PluginError as error:
             raise StartError(f"{self._file}: {error}") from error
         finally:
             back_to(self._home)
 
     async def _retire(self, setup: Setup) -> None:
-        """Let what its agents do come to an end, then stop them."""
-        await self.host.retire(list(setup.inboxes.values()), DRAIN)
+        """Let what its agents and checks do come to an end, then stop them."""
+        await asyncio.gather(setup.checks.stop(DRAIN), self.host.retire(list(setup.inboxes.values()), DRAIN))
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

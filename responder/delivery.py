@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 
 from responder.clock import Clock
 from responder.config import BOUNCES, Config
@@ -17,7 +18,8 @@ from responder.config import Delivery as DeliveryTable
 from responder.inbound.limits import RateCounter
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.backoff import next_attempt
-from responder.mail.dsn import FailedRecipient, compose_dsn
+from responder.mail.dsn import ReportedRecipient, compose_dsn
+from responder.mail.envelope import Wish
 from responder.mail.headers import Headers, split_section
 from responder.mail.lifecycle import Event, State
 from responder.mail.status import Outcome
@@ -66,12 +68,19 @@ class Delivery:
             body8bit=not content.isascii(),
             id=item.id,
             route=item.route,
+            wish=passed_on(item),
+            ret=item.ret,
+            envid=item.envid,
         )
         async with self._room(item):
             if not self._lease.valid:  # we were stopped for so long that another one may have it by now
                 return Settlement(Event.YIELD, "the lease had run out")
             [result] = await self.transport.send(envelope)
         if result.outcome is Outcome.SUCCESS:
+            # RFC 3461 5.2.1, 5.2.2: a host that tells of it tells the reverse-path, which is the sender only of what was handed
+            # over; of a forward's success nobody else would.
+            if item.wish.success and not (result.tells and item.kind == "proxy"):
+                return self._relayed(item, result, content)
             return Settlement(Event.DELIVER, describe(result))
         if result.outcome is Outcome.TRANSIENT and self._clock.now() < item.expires_at:
             return self._later(item, describe(result))
@@ -135,30 +144,57 @@ class Delivery:
             to = parse(item.return_to)
         except AddressError:  # "" too: a null reverse-path never earns a DSN
             return Settlement(Event.FAIL, reason)
+        if not item.wish.failure:  # RFC 3461 4.1
+            return Settlement(Event.FAIL, f"{reason}; its sender asked not to be told")
         if item.kind != "list" and not self._may_tell(to):
             return Settlement(Event.FAIL, f"{reason}; not told to its sender: {self._rate} notifications reached")
         now = self._clock.now()
         identifier = self._clock.new_id()
         message_id = f"<auto.{identifier}@{self.config.hostname}>"
-        failed = FailedRecipient(
-            address=parse(item.recipient),
-            status=EXPIRED if expired else result.enhanced,
-            diagnostic=f"{result.code} {result.text}" if result.code else result.text,
-            remote_mta=result.host if result.code else "",
-            last_attempt=now,
-        )
-        message = compose_dsn(
+        failed = _reported(item, result, now)
+        if expired:
+            failed = replace(failed, status=EXPIRED)
+        message = self._compose(item, to, failed, content, message_id)
+        if item.kind == "list":
+            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
+        return self._with(Settlement(Event.BOUNCE, reason), item, to, identifier, message)
+
+    def _relayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """It has left, and its sender wants to know (RFC 3461 5.2.2). The notification is stored with the step that it tells
+        of, so whatever dies there is one for each, or, as the mail itself, one more."""
+        settlement = Settlement(Event.DELIVER, describe(result))
+        try:
+            to = parse(item.return_to)
+        except AddressError:
+            return settlement
+        if not self._may_tell(to):
+            return replace(settlement, reason=f"{settlement.reason}; not told to its sender: {self._rate} reached")
+        identifier = self._clock.new_id()
+        relayed = replace(_reported(item, result, self._clock.now()), action="relayed")
+        message = self._compose(item, to, relayed, content, f"<auto.{identifier}@{self.config.hostname}>")
+        return self._with(settlement, item, to, identifier, message)
+
+    def _compose(
+        self, item: OutboundItem, to: Address, recipient: ReportedRecipient, content: bytes, message_id: str
+    ) -> bytes:
+        return compose_dsn(
             reporting_mta=self.config.hostname,
             postmaster=Address("postmaster", self.config.domains[0]),
             to=to,
-            failed=[failed],
+            recipients=[recipient],
             original=content,
             arrival=item.created_at,
-            now=now,
+            now=self._clock.now(),
             message_id=message_id,
+            envid=item.envid,
+            ret=item.ret,
         )
-        if item.kind == "list":
-            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
+
+    def _with(
+        self, settlement: Settlement, item: OutboundItem, to: Address, identifier: str, message: bytes
+    ) -> Settlement:
+        """A settlement and the notification that tells of it."""
+        now = self._clock.now()
         outbound = NewOutbound(
             id=identifier,
             kind="dsn",
@@ -172,7 +208,7 @@ class Delivery:
             created_at=now,
             expires_at=now + self.config.delivery.expire,
         )
-        return Settlement(Event.BOUNCE, reason, (outbound,), ((identifier, message),))
+        return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
 
     def _may_tell(self, to: Address) -> bool:
         """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
@@ -184,6 +220,26 @@ class Delivery:
             return False
         self._told.add(to.person)
         return True
+
+
+def passed_on(item: OutboundItem) -> Wish:
+    """What the next host is asked to tell. Where the reverse-path is ours, a success would be told to nobody: we tell it."""
+    wish = item.wish
+    if item.kind != "forward" or not wish.success:
+        return wish
+    rest = [event for event in wish.notify.split(",") if event != "SUCCESS"]
+    return Wish(",".join(rest) or "NEVER", wish.orcpt)
+
+
+def _reported(item: OutboundItem, result: RecipientResult, now: float) -> ReportedRecipient:
+    return ReportedRecipient(
+        address=parse(item.recipient),
+        status=result.enhanced,
+        diagnostic=f"{result.code} {result.text}" if result.code else result.text,
+        remote_mta=result.host if result.code else "",
+        last_attempt=now,
+        orcpt=item.wish.orcpt,
+    )
 
 
 def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:

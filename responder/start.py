@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from responder.agents.load import PluginError, Plugins, load_plugins, stand_ins
+from responder.agents.load import PluginError, Plugins, load_plugins, stand_in_checks, stand_ins
 from responder.answering.setup import Setup, set_up
 from responder.clock import Clock
-from responder.config import Config, unsupported
+from responder.config import Config, Inherited, inherit, unsupported
 from responder.store.base import StoreUnusableError
 from responder.store.sqlite import SQLiteStore
 from responder.store.sqlite.look import look
@@ -17,6 +17,11 @@ from responder.store.sqlite.look import look
 
 class StartError(Exception):
     """It can't start as it is configured: one line, `FILE: KEY: REASON`."""
+
+
+def inherited() -> Inherited:
+    """What systemd hands over. It leaves the environment: no program that is started from here may take it for its own."""
+    return inherit(os.environ, os.getpid())
 
 
 def prepare(config: Config, file: Path) -> Setup:
@@ -27,7 +32,8 @@ def prepare(config: Config, file: Path) -> Setup:
     plugins = find_plugins(config, file)
     try:
         agents = stand_ins(plugins, [inbox.agent for inbox in config.inboxes.values()])
-        return replace(set_up(config, agents), plugins=plugins)
+        checks = stand_in_checks(plugins, [table.check or name for name, table in config.checks.items()])
+        return replace(set_up(config, agents, checks), plugins=plugins)
     except PluginError as error:
         raise StartError(f"{file}: {error}") from error
 
@@ -60,7 +66,17 @@ def look_around(config: Config, file: Path) -> None:
     except StoreUnusableError as error:
         raise StartError(f"{file}: store: {error}") from error
     for number, listen in enumerate(config.listen):
-        if listen.path is not None and not (folder := listen.path.absolute().parent).is_dir():
-            raise StartError(f"{file}: listen[{number}].address: there is no folder {folder}")
-        if listen.path is not None and not os.access(listen.path.absolute().parent, os.W_OK | os.X_OK):
-            raise StartError(f"{file}: listen[{number}].address: no permission to write in {listen.path.parent}")
+        if listen.path is not None and (reason := _unusable(listen.path)):
+            raise StartError(f"{file}: listen[{number}].address: {reason}")
+
+
+def _unusable(path: Path) -> str:
+    """Why there can be no socket; "" where there can. A server that runs beside has its own there, so nobody is asked."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write in {path.parent}"
+    if os.path.lexists(path) and not path.is_socket():
+        return f"something that is no socket is at {path}"
+    return ""

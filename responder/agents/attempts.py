@@ -25,11 +25,13 @@ BLOCKED = f"the agent blocked the server for longer than {LIMIT:g} s: make it a 
 
 
 class Bench:
-    """What all attempts of one inbox share. `blocks` is set once one of them has blocked the event loop."""
+    """What all attempts of one inbox share. `blocks` is set once one of them has blocked the event loop; `elsewhere`: then
+    there is another place for the next ones."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.blocks = False
+        self.elsewhere = True
 
 
 class Attempt:
@@ -115,7 +117,7 @@ class Attempts:
         MAIL_ID.set(mail)
         try:
             if inspect.iscoroutinefunction(function):
-                if attempt.bench.blocks:
+                if attempt.bench.blocks and attempt.bench.elsewhere:
                     raise DivertedError
                 ATTEMPT.set(attempt)
                 return await call(function, arguments), None

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     import argparse
 
     from responder.agents.base import Agent, AgentFunction
+    from responder.agents.checks import Check, CheckFunction
     from responder.config import Config
 
 hookspec = pluggy.HookspecMarker("responder")
 hookimpl = pluggy.HookimplMarker("responder")
 
-VERBS = frozenset({"serve", "check", "plugins", "new", "try", "queue", "explain", "verify", "send"})
+VERBS = frozenset(
+    {"serve", "check", "plugins", "new", "password", "try", "queue", "explain", "verify", "send", "dialect"}
+)
 """The server's own verbs, and those that it will have: no plugin may take one of these names."""
 
 
@@ -42,6 +45,11 @@ class Command:
 @hookspec
 def responder_agents() -> Mapping[str, type[Agent] | AgentFunction]:  # type: ignore[empty-body]
     """The agents of a plugin, by the name that `[inboxes.*] agent` uses: `Agent` subclasses or functions of a mail."""
+
+
+@hookspec
+def responder_checks() -> Mapping[str, type[Check] | CheckFunction]:  # type: ignore[empty-body]
+    """The checks of a plugin, by the name that `[checks.NAME]` uses: `Check` subclasses, or functions with `@check`."""
 
 
 @hookspec

@@ -42,13 +42,7 @@ def build(
     if kind is None:
         known = ", ".join(agents) or "none: is `plugins` set to the folder they are in?"
         raise PluginError(f'{dotted(("inboxes", name, "agent"))}: there is no agent "{agent}" (there are: {known})')
-    try:
-        validated: BaseModel = kind.settings.model_validate(dict(settings))
-    except ValidationError as error:
-        raise PluginError(_invalid(kind, name, error)) from None
-    except Exception as error:  # a validator that raises what pydantic doesn't expect
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise PluginError(f"{dotted(('inboxes', name, 'settings'))}: {reason}") from error
+    validated = validate(kind.settings, settings, ("inboxes", name, "settings"))
     try:
         return kind, kind.build(validated)
     except (Exception, SystemExit) as error:
@@ -56,13 +50,23 @@ def build(
         raise PluginError(f"{dotted(('inboxes', name))}: {reason}") from error
 
 
-def _invalid(kind: AgentType, name: str, error: ValidationError) -> str:
-    """What is wrong with an agent's settings: the first key, and the reason. No value is repeated: it may be a secret."""
+def validate(model: type[BaseModel], settings: Mapping[str, Any], path: tuple[str, ...]) -> BaseModel:
+    """What an operator wrote at `path`, as the plugin's own model. Raises `PluginError`."""
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        raise PluginError(_invalid(model, path, error)) from None
+    except Exception as error:  # a validator that raises what pydantic doesn't expect
+        raise PluginError(f"{dotted(path)}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _invalid(model: type[BaseModel], path: tuple[str, ...], error: ValidationError) -> str:
+    """What is wrong with a plugin's settings: the first key, and the reason. No value is repeated: it may be a secret."""
     found = error.errors(include_url=False, include_input=False)
     first = found[0]
-    key = dotted(("inboxes", name, "settings", *first["loc"]))
+    key = dotted((*path, *first["loc"]))
     if first["type"] == "extra_forbidden":
-        reason = f"unknown key; known here: {', '.join(kind.settings.model_fields) or 'none'}"
+        reason = f"unknown key; known here: {', '.join(model.model_fields) or 'none'}"
     elif first["type"] == "missing":
         reason = "is required"
     else:

@@ -12,12 +12,32 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from responder.agents.base import Agent, Mail
+from responder.agents.checks import Check
 from responder.agents.files import fresh, import_file, staying
 from responder.agents.hookspecs import Command
-from responder.agents.registry import AgentType, PluginError, Registered, agent_type, one_line, register
+from responder.agents.registry import (
+    AgentType,
+    CheckType,
+    PluginError,
+    Registered,
+    agent_type,
+    check_type,
+    one_line,
+    register,
+)
 from responder.observe import Observer
 
-__all__ = ["AgentType", "PluginError", "Plugins", "load", "load_plugins", "one_line", "stand_ins"]
+__all__ = [
+    "AgentType",
+    "CheckType",
+    "PluginError",
+    "Plugins",
+    "load",
+    "load_plugins",
+    "one_line",
+    "stand_in_checks",
+    "stand_ins",
+]
 
 GROUP = "responder"
 
@@ -32,6 +52,7 @@ class Plugins:
     origins: Mapping[str, str] = field(default_factory=dict)
     observers: tuple[Observer, ...] = ()
     broken: tuple[str, ...] = ()
+    checks: Mapping[str, CheckType] = field(default_factory=dict)
 
 
 def load(folders: Sequence[Path]) -> dict[str, AgentType]:
@@ -76,8 +97,31 @@ def _stand_in(name: str, broken: Sequence[str]) -> AgentType:
     return agent_type(name, StandIn, "a broken plugin", "")
 
 
+def stand_in_checks(plugins: Plugins, wanted: Iterable[str]) -> dict[str, CheckType]:
+    """The checks, and where plugins are broken one in place of each that is wanted and not there. It fails at MAIL, where its
+    table's `failure` decides."""
+    checks = dict(plugins.checks)
+    for name in wanted if plugins.broken else ():
+        checks.setdefault(name, _stand_in_check(name, plugins.broken))
+    return checks
+
+
+def _stand_in_check(name: str, broken: Sequence[str]) -> CheckType:
+    reason = f"its plugin is broken: {'; '.join(broken)}"
+
+    class StandIn(Check):
+        """Stands in for a check whose plugin can't be used."""
+
+        Settings = _AnySettings
+
+        async def mail(self, *said: object) -> NoReturn:
+            raise PluginBroken(reason)
+
+    return check_type(name, StandIn, "a broken plugin", "")
+
+
 class PluginBroken(Exception):  # noqa: N818 - history shows the name
-    """The agent asked for is in a plugin that can't be used."""
+    """The agent or check asked for is in a plugin that can't be used."""
 
 
 class _AnySettings(BaseModel):
@@ -98,29 +142,44 @@ def _load(files: dict[str, Path], skip_broken: bool) -> Plugins:
     origins: dict[str, str] = {}
     observers: list[Observer] = []
     broken: list[str] = []
+    checks: dict[str, CheckType] = {}
     for origin, source, importer in sources:
         try:
             found = register(origin, source, importer)
-            _check_names(found, origin, agents, origins)
+            _check_names(found, origin, agents, checks, origins)
         except PluginError as error:
             if not skip_broken:
                 raise
             broken.append(str(error))
             continue
         agents |= {agent.name: agent for agent in found.agents}
+        checks |= {check.name: check for check in found.checks}
         commands |= {command.name: command for command in found.commands}
         origins |= {command.name: origin for command in found.commands}
         observers += found.observers
     return Plugins(
-        dict(sorted(agents.items())), dict(sorted(commands.items())), origins, tuple(observers), tuple(broken)
+        agents=dict(sorted(agents.items())),
+        commands=dict(sorted(commands.items())),
+        origins=origins,
+        observers=tuple(observers),
+        broken=tuple(broken),
+        checks=dict(sorted(checks.items())),
     )
 
 
-def _check_names(found: Registered, origin: str, agents: Mapping[str, AgentType], commands: Mapping[str, str]) -> None:
+def _check_names(
+    found: Registered,
+    origin: str,
+    agents: Mapping[str, AgentType],
+    checks: Mapping[str, CheckType],
+    commands: Mapping[str, str],
+) -> None:
     """Whether the names are new, and each is there once. Raises `PluginError`."""
     there = {("agent", name): agent.origin for name, agent in agents.items()}
+    there |= {("check", name): check.origin for name, check in checks.items()}
     there |= {("command", name): place for name, place in commands.items()}
-    for key in [("agent", agent.name) for agent in found.agents] + [("command", one.name) for one in found.commands]:
+    new = [("agent", agent.name) for agent in found.agents] + [("check", check.name) for check in found.checks]
+    for key in [*new, *(("command", one.name) for one in found.commands)]:
         if key in there:
             raise PluginError(f'{origin}: the {key[0]} "{key[1]}" is already there, from {there[key]}')
         there[key] = origin

@@ -1,4 +1,4 @@
-"""What one plugin brings, checked: its agents, its verbs and its observers. All that is wrong with it is one line."""
+"""What one plugin brings, looked at: agents, checks, verbs and observers. All that is wrong with it is one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from responder.agents import hookspecs
 from responder.agents.answers import Answer
 from responder.agents.base import Agent, Kind, Mail
+from responder.agents.checks import ARGUMENTS, STEPS, Check, Step, as_class
 from responder.agents.hookspecs import VERBS, Command
 from responder.observe import Observer
 
@@ -50,12 +51,27 @@ class AgentType:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckType:
+    """A check that `[checks.NAME]` may name. `steps` are those that it has a method for: it is asked at no other. `source` is as
+    an agent's."""
+
+    name: str
+    origin: str
+    source: Path | str
+    settings: type[BaseModel]
+    steps: tuple[Step, ...]
+    summary: str
+    build: Callable[[BaseModel], Check]
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """What one plugin brings."""
 
     agents: tuple[AgentType, ...]
     commands: tuple[Command, ...]
     observers: tuple[Observer, ...]
+    checks: tuple[CheckType, ...] = ()
 
 
 def register(origin: str, source: Path | str, importer: Callable[[], Any]) -> Registered:
@@ -75,19 +91,15 @@ def _register(origin: str, source: Path | str, module: Any) -> Registered:
     plugins.add_hookspecs(hookspecs)
     _check_hooks(plugins, module)
     plugins.register(module, name=origin)
-    agents = _agents(plugins) + [
-        (member.__responder_agent__, member)
-        for member in vars(module).values()
-        if inspect.isfunction(member) and hasattr(member, "__responder_agent__")
-    ]
-    # One thing under two names of the module is still one.
-    distinct = {(name, id(thing)): (name, thing) for name, thing in agents}.values()
+    agents = _named(plugins.hook.responder_agents, "agents", module, "__responder_agent__")
+    checks = _named(plugins.hook.responder_checks, "checks", module, "__responder_check__")
     found = Registered(
-        agents=tuple(agent_type(name, thing, origin, source) for name, thing in distinct),
+        agents=tuple(agent_type(name, thing, origin, source) for name, thing in agents),
         commands=tuple(_commands(plugins)),
         observers=tuple(_observers(plugins, origin)),
+        checks=tuple(check_type(name, thing, origin, source) for name, thing in checks),
     )
-    if not (found.agents or found.commands or found.observers):
+    if not (found.agents or found.commands or found.observers or found.checks):
         raise PluginError(
             "it registers no agent (nor anything else): write `responder_agents` with @hookimpl, or a function with @agent"
         )
@@ -117,13 +129,17 @@ def _check_hooks(plugins: pluggy.PluginManager, module: Any) -> None:
                 raise PluginError(f"{hook} has no argument '{argument}' (it has: {', '.join(allowed) or 'none'})")
 
 
-def _agents(plugins: pluggy.PluginManager) -> list[tuple[object, object]]:
+def _named(hook: pluggy.HookCaller, things: str, module: Any, mark: str) -> list[tuple[object, object]]:
+    """What a hook returns by name, and the functions of the module that are marked so. One thing under two names of the module
+    is still one."""
     found: list[tuple[object, object]] = []
-    for agents in _results(plugins.hook.responder_agents):
-        if not isinstance(agents, Mapping):
-            raise PluginError(f"responder_agents must return a dict of agents, not {type(agents).__name__}")
-        found += agents.items()
-    return found
+    for table in _results(hook):
+        if not isinstance(table, Mapping):
+            raise PluginError(f"{hook.name} must return a dict of {things}, not {type(table).__name__}")
+        found += table.items()
+    members = [member for member in vars(module).values() if inspect.isfunction(member) and hasattr(member, mark)]
+    found += [(getattr(member, mark), member) for member in members]
+    return list({(name, id(thing)): (name, thing) for name, thing in found}.values())
 
 
 def _commands(plugins: pluggy.PluginManager) -> list[Command]:
@@ -228,6 +244,42 @@ def _as_class(name: str, function: FunctionType) -> type[Agent]:
 
     traits = getattr(function, "__responder_traits__", {})
     return type(function.__name__, (Agent,), {"__doc__": function.__doc__, "answer": answer, **traits})
+
+
+def check_type(name: object, thing: object, origin: str, source: Path | str) -> CheckType:
+    """A check's class, or a function that is one step of it, under a name. Raises `PluginError` for what is none."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise PluginError(f"a check's name must be a text, not {name!r}")
+    if inspect.isfunction(thing):
+        step = getattr(thing, "__responder_step__", None)
+        if step not in STEPS:
+            raise PluginError(
+                f'the function of "{name}" needs @check("{name}", STEP), a step out of {", ".join(STEPS)}'
+            )
+        _fits(name, step, thing, *range(ARGUMENTS[step]))
+        thing = as_class(thing, step)
+    if not inspect.isclass(thing) or not issubclass(thing, Check):
+        raise PluginError(f'"{name}" must be a subclass of responder.Check or a function, not {type(thing).__name__}')
+    if not (inspect.isclass(thing.Settings) and issubclass(thing.Settings, BaseModel)):
+        raise PluginError(f'the Settings of "{name}" must be a pydantic model')
+    steps = tuple(step for step in STEPS if getattr(thing, step) is not getattr(Check, step))
+    if not steps:
+        raise PluginError(f'"{name}" has no step: it needs one of the methods {", ".join(STEPS)}')
+    for step in steps:
+        _fits(name, step, getattr(thing, step), "self", *range(ARGUMENTS[step]))
+    summary = (inspect.getdoc(thing) or "").partition("\n")[0]
+    return CheckType(name, origin, source, thing.Settings, steps, summary, thing)
+
+
+def _fits(name: str, step: Step, method: Callable[..., Any], *arguments: object) -> None:
+    """Whether a step can be asked: by a call with its arguments, and with what it returns. Raises `PluginError`."""
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        raise PluginError(f'"{name}" has to `return` what it finds, not to `yield` it')
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError as error:
+        wanted = ", ".join(list(inspect.signature(getattr(Check, step)).parameters)[1:])
+        raise PluginError(f'{step} of "{name}" is called with ({wanted}): {error}') from None
 
 
 def one_line(error: BaseException) -> str:

@@ -132,7 +132,10 @@ def agents_frame(frame: FrameType | None) -> FrameType | None:
 
 _HERE = Path(__file__).parent
 _OURS = f"{_HERE.parent}/"
-_PURE = (f"{_HERE.parent}/mail/", *[f"{_HERE}/{name}.py" for name in ("base", "answers", "confirm", "registry")])
+_PURE = (
+    f"{_HERE.parent}/mail/",
+    *[f"{_HERE}/{name}.py" for name in ("base", "answers", "checks", "confirm", "registry")],
+)
 _RUNNERS = asyncio.Runner.run.__code__.co_filename
 _DELICATE = ("<frozen importlib", str(Path(asyncio.__file__).parent))
 _LOCKED = frozenset({"logging", "weakref", "_weakrefset"})

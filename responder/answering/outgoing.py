@@ -176,9 +176,8 @@ class Outgoing:
         outbound = self._outbound(
             "proxy", self._clock.new_id(), self._item.mail_id, self._recipient, path, return_to=path
         )
-        return Settlement(
-            Event.ANSWER, f"handed over by {self._inbox.type.name}", (replace(outbound, route=route, domain=route),)
-        )
+        outbound = replace(outbound, route=route, domain=route)
+        return Settlement(Event.ANSWER, f"handed over by {self._inbox.type.name}", (self._wished(outbound),))
 
     def _forward(self, answer: Forward, content: bytes) -> Settlement:
         """No breaker: what is passed on is somebody's mail, and none of it may be lost. But a mail to a hundred tags of one inbox
@@ -202,9 +201,8 @@ class Outgoing:
             identifier = self._clock.new_id()
             # The envelope is ours, so that SPF holds at the target; a failure is told to who sent the mail.
             path = bounce_address(identifier, self._recipient) if self._item.reverse_path else ""
-            outbound.append(
-                self._outbound("forward", identifier, content_id, target, path, return_to=self._item.reverse_path)
-            )
+            one = self._outbound("forward", identifier, content_id, target, path, return_to=self._item.reverse_path)
+            outbound.append(self._wished(one))
         return Settlement(
             Event.ANSWER,
             f"forwarded by {self._inbox.type.name}",
@@ -212,6 +210,14 @@ class Outgoing:
             ((content_id, message),),
             (window_of_forward(self._item, self._recipient, targets, answer.subject_prefix),),
         )
+
+    def _wished(self, outbound: NewOutbound) -> NewOutbound:
+        """What is passed on takes along what its sender asks to be told (RFC 3461 5.2.1). A list's copies are mails of the
+        list's (5.2.7.1), and answers are our own."""
+        item = self._item
+        if not (any(item.wish) or item.ret or item.envid):
+            return outbound
+        return replace(outbound, wish=item.wish, ret=item.ret, envid=item.envid)
 
     def _message_id(self) -> str:
         """Derived from the inbound item, so that a second delivery of the one answer is recognisable."""

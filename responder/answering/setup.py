@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from responder.agents.base import Agent
 from responder.agents.context import Context
+from responder.agents.guards import Guards
+from responder.agents.guards import build as build_check
 from responder.agents.host import Inbox, build
-from responder.agents.load import AgentType, PluginError, Plugins
+from responder.agents.load import AgentType, CheckType, PluginError, Plugins
 from responder.agents.router import Router
 from responder.answering.memory import InboxState
 from responder.clock import Clock
@@ -37,11 +40,14 @@ class Setup:
     policy: Policy
     policies: Mapping[str, Policy]  # of inboxes that answer for several addresses
     rooms: Mapping[str, int]  # how many runs of inboxes that do not have the default
+    checks: Guards = field(default_factory=Guards)
     plugins: Plugins = field(default_factory=Plugins)  # what else they bring: observers, and what was skipped
 
 
-def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
-    """Build every inbox's agent. Raises `PluginError`: one line that names the key and the reason."""
+def set_up(
+    config: Config, agents: Mapping[str, AgentType], checks: Mapping[str, CheckType] = MappingProxyType({})
+) -> Setup:
+    """Build every inbox's agent, and every check. Raises `PluginError`: one line that names the key and the reason."""
     router = Router(config.inboxes, config.domains)
     inboxes = {}
     for name, table in config.inboxes.items():
@@ -85,13 +91,16 @@ def set_up(config: Config, agents: Mapping[str, AgentType]) -> Setup:
             for name, inbox in inboxes.items()
             if inbox.concurrency != config.answering.per_inbox
         },
+        checks=Guards([build_check(name, table, checks) for name, table in config.checks.items()]),
     )
 
 
 def equip(setup: Setup, store: Store, clock: Clock) -> None:
-    """Give every agent its context: what it may use from `start` on."""
+    """Give every agent and check its context: what it may use from `start` on."""
     for name, inbox in setup.inboxes.items():
         inbox.agent.context = Context(name, InboxState(name, store, clock), clock, partial(_inner, setup, name))
+    # No inbox has such a name: what a check remembers is its own.
+    setup.checks.equip(lambda name: InboxState(f".checks.{name}", store, clock), clock)
 
 
 def own_addresses(table: InboxTable, inbox: Inbox) -> frozenset[str]:

@@ -15,6 +15,7 @@ from responder.agents.base import Bounce, Mail
 from responder.agents.host import AgentError, Host
 from responder.answering.memory import Turn
 from responder.answering.outgoing import Outgoing, answer_to, silence
+from responder.answering.receipt import with_receipt
 from responder.answering.setup import Setup
 from responder.answering.windows import FullWindows, windows_of
 from responder.aside import aside
@@ -56,6 +57,13 @@ class Answering:
     async def handle(self, item: InboundItem) -> Settlement:
         """What one inbound item comes to. Contains whatever the agent does."""
         setup = self.setup
+        settlement = await self._judge(setup, item)
+        if not item.wish.success:
+            return settlement
+        content = await self._store.content(item.mail_id) if item.content is None else item.content
+        return with_receipt(settlement, setup, item, content, self._clock)
+
+    async def _judge(self, setup: Setup, item: InboundItem) -> Settlement:
         recipient = parse_recipient(item.recipient)
         served = not recipient.domain or setup.router.serves(
             recipient.domain

@@ -31,6 +31,25 @@ from responder.mail.address import AddressError, domain_to_ascii
 SKEW: Final = 300.0  # seconds by which a signer's clock may differ from ours
 MAX_NAMES: Final = 1000  # of fields in `h=`
 
+ONCE: Final = frozenset(
+    (
+        *(
+            b"from",
+            b"date",
+            b"sender",
+            b"reply-to",
+            b"to",
+            b"cc",
+            b"message-id",
+            b"in-reply-to",
+            b"references",
+            b"subject",
+        ),
+        *(b"mime-version", b"content-type", b"content-transfer-encoding"),
+    )
+)
+"""Fields of which a mail has one (RFC 5322 3.6, RFC 2045): readers differ in which of two they show."""
+
 _SELECTOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 _DIGITS = re.compile(rb"[0-9]{1,76}")  # RFC 6376 3.5, l=
 
@@ -76,10 +95,11 @@ class Signature:
     def digest(self, section: Section) -> bytes:
         """What was signed (RFC 6376 3.7).
 
-        `From` is taken once more than the signer named it: a second one, put above the signed one, must break the signature
-        (RFC 6376 8.15).
+        What a mail has once is taken once more than the signer named it: a second one, put above the signed one, must break
+        the signature (RFC 6376 8.15).
         """
-        signed = section.signed([*self.names, b"from"], self.relaxed_header)
+        more = dict.fromkeys([name for name in self.names if name in ONCE])
+        signed = section.signed([*self.names, *more], self.relaxed_header)
         own = canonical(without_signature(self.field), self.relaxed_header).removesuffix(b"\r\n")
         return hashlib.sha256(b"".join([*signed, own])).digest()
 

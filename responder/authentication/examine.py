@@ -10,15 +10,17 @@ from typing import Final
 
 from responder.authentication import arc, dkim, dmarc, spf
 from responder.authentication.digests import Digests, Hasher
-from responder.authentication.questions import Questions
+from responder.authentication.questions import MAX_QUESTIONS, Questions, Turns
 from responder.authentication.section import Section
 from responder.config import Authentication
 from responder.dns import NoData, NotFound, Resolver, TemporaryError
 from responder.mail.address import MAX_ADDRESS_FIELD, AddressError, from_header, parse
-from responder.mail.headers import Headers
+from responder.mail.binary import with_line_ends
+from responder.mail.headers import Headers, split_section
 from responder.mail.mailboxes import mailboxes
 
 MAX_AUTHORS: Final = 4  # domains in From that are asked about; the first is the one that agents see
+MAX_FIELDS: Final = 64  # From fields that are read
 FOR_DNS: Final = 0.7  # of the time there is; the rest is for hashing what the keys fit
 
 _SIMPLE = re.compile(r'(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]{1,320})>)')
@@ -58,12 +60,13 @@ async def examine(
     settings: Authentication,
     resolver: Resolver,
     hasher: Hasher,
+    turns: Turns,
 ) -> Findings:
     """`by_address`: whether the peer is the one that SPF judges, and not a relay or a user of ours. `now` in Unix seconds."""
-    questions = Questions(resolver)
+    questions = Questions(resolver, turns, MAX_QUESTIONS + settings.max_signatures)
     seconds = settings.timeout * FOR_DNS
     signed, sealed = "dkim-signature" in headers, "arc-seal" in headers or "arc-message-signature" in headers
-    authors = _authors(headers) if by_address or signed else []
+    authors, unread = _authors(headers, content) if by_address or signed else ([], False)
     section = digests = None
     if signed or sealed:
         section = Section(content)
@@ -88,12 +91,14 @@ async def examine(
     path, signatures, chain, wishes = await asyncio.gather(by_spf(), by_dkim(), by_arc(), wanted())
     findings = (path.result, path.domain) if path else ("none", ""), [(one.result, one.domain) for one in signatures]
     verdicts = [_verdict(author, wish, *findings) for author, wish in zip(authors, wishes, strict=True)]
-    verdict = dmarc.gravest(verdicts) if verdicts else dmarc.Verdict("permerror")  # no From: RFC 7489 6.6.1
+    if unread or not verdicts:  # RFC 7489 6.6.1
+        verdicts.append(dmarc.Verdict("permerror"))
+    verdict = dmarc.gravest(verdicts)
     if not by_address and verdict.result != "pass":
         return Findings(path, signatures, chain, None)  # without SPF nobody can say that it fails
-    overridden = (
-        verdict.result == "fail" and chain is not None and arc.vouched(chain, settings.trusted_arc, verdict.domain)
-    )
+    failed = [one.domain for one in verdicts if one.result == "fail"]
+    vouched = [chain is not None and arc.vouched(chain, settings.trusted_arc, domain) for domain in failed]
+    overridden = bool(vouched) and all(vouched)
     return Findings(path, signatures, chain, verdict, overridden)
 
 
@@ -126,18 +131,27 @@ async def _ask(questions: Questions, domain: str, seconds: float) -> _Wish:
     return None, False
 
 
-def _authors(headers: Headers) -> list[str]:
-    """The domains in From, the one that agents see first. Both ways of reading addresses count: what either finds, some
-    reader of the mail may take for its author."""
+def _authors(headers: Headers, content: bytes) -> tuple[list[str], bool]:
+    """The domains in From, the one that agents see first, and whether there are more, or some that nobody has read: such a
+    mail passes for nobody. All ways of reading addresses count: what any finds, some reader may take for the author."""
     found: dict[str, None] = {}
-    for value in headers.all("from"):
-        if len(found) >= MAX_AUTHORS:
-            break
+    values, cut = headers.all("from"), headers.cut
+    section = split_section(content)
+    if section.count(b"\r") != section.count(b"\r\n"):  # some readers end a line there, and so may whoever stores it
+        other = Headers.parse(with_line_ends(section))
+        values, cut = values + other.all("from"), cut or other.cut
+    left = MAX_ADDRESS_FIELD  # for all of them: reading takes time
+    for value in values[:MAX_FIELDS]:
         if simple := _SIMPLE.fullmatch(value):
             with suppress(AddressError):
                 found[parse(simple[1]).domain] = None
                 continue
-        value = value[:MAX_ADDRESS_FIELD]
+        value = value[:left]
+        left -= len(value)
         found.update(dict.fromkeys([address.domain for _, address in from_header(value)]))
         found.update(dict.fromkeys([address.domain for address in mailboxes(value)]))
-    return [domain for domain in found if domain and not domain.startswith("[")][:MAX_AUTHORS]
+        if len(found) > MAX_AUTHORS or left <= 0:
+            break
+    domains = [domain for domain in found if domain and not domain.startswith("[")]
+    unread = cut or left <= 0 or len(values) > MAX_FIELDS or len(domains) > MAX_AUTHORS
+    return domains[:MAX_AUTHORS], unread

@@ -9,10 +9,10 @@ NAME: Final = b"authentication-results"
 
 # A bare CR ends a line too: some readers of mail see one there.
 _FIELD = re.compile(rb"(?:(?<=[\r\n])|\A)authentication-results[ \t]*:", re.IGNORECASE)
-_END = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?![ \t])|\Z")
-_SKIPPED = re.compile(rb"[ \t\r\n]+")
+_END = re.compile(rb"\n(?![ \t])|\Z")
+_SKIPPED = re.compile(rb"[\x00-\x20\x7f]+")
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_TOKEN = re.compile(rb"[^ \t\r\n;()\"]+")
+_TOKEN = re.compile(rb"[^\x00-\x20\x7f;()\"]+")
 _PAIR = re.compile(rb"\\(.)", re.DOTALL)
 _COMMENT = re.compile(rb"[^()\\]+|\\.|[()]", re.DOTALL)
 
@@ -20,6 +20,8 @@ _COMMENT = re.compile(rb"[^()\\]+|\\.|[()]", re.DOTALL)
 def strip_forged(content: bytes, hostname: str) -> bytes:
     """The message without the `Authentication-Results` fields whose authserv-id is `hostname`, however they are written.
 
+    A field goes with all of its lines: what stands behind a bare CR in it must not become a field of its own, and what stands
+    behind it must not be drawn into the line before.
     Those of other hosts stay: nobody here believes them. A message without any comes back as it is.
     """
     end = _section_end(content)
@@ -35,7 +37,10 @@ def strip_forged(content: bytes, hostname: str) -> bytes:
         stop = _END.search(section, match.end())
         until = stop.end() if stop else len(section)
         if _claims(section[match.end() : until], ours):
-            kept.append(section[position : match.start()])
+            before = section[position : match.start()].rstrip(b"\r")
+            kept.append(before)
+            if before[-1:] not in (b"", b"\n"):  # it began behind a bare CR
+                kept.append(b"\r\n")
             position = until
     if not position:
         return content
@@ -64,7 +69,8 @@ def _claims(value: bytes, ours: bytes) -> bool:
     if quoted := _QUOTED.match(value, position):
         return _PAIR.sub(rb"\1", quoted[1]).strip().lower().rstrip(b".") == ours
     if token := _TOKEN.match(value, position):
-        return token[0].lower().rstrip(b".") == ours
+        # No host is named by an encoded word (RFC 2047), but a reader that decodes all fields finds anything in it.
+        return token[0].startswith(b"=?") or token[0].lower().rstrip(b".") == ours
     return ours in value.lower()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from responder.aside import aside
 from responder.authentication.digests import Hasher
 from responder.authentication.forged import strip_forged
+from responder.authentication.questions import Turns
 from responder.clock import Clock
 from responder.config import Authentication
 from responder.dns import Resolver
@@ -60,6 +61,7 @@ class Authenticator:
         self._resolver = resolver
         self._clock = clock
         self._hasher = Hasher()
+        self._turns = Turns()
         self._work: ModuleType | None = None
 
     async def judge(
@@ -87,6 +89,7 @@ class Authenticator:
                 settings=self._settings,
                 resolver=self._resolver,
                 hasher=self._hasher,
+                turns=self._turns,
             )
             return self._judgement(findings, reverse_path, user)
         except Exception as error:  # our own mistake, which must not cost anybody a mail

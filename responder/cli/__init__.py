@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from responder.cli import check, new, plugins, queue, serve, trial, verbs
+from responder.cli import check, dialect, new, password, plugins, queue, serve, trial, verbs
 from responder.cli.output import harmless
 from responder.config import ConfigError
 from responder.start import StartError
@@ -73,7 +73,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         metavar="FILE",
         help="the configuration (default: config/responder.toml here, else /etc/responder/responder.toml)",
     )
-    for group in (serve, check, plugins, new, trial, queue):
+    for group in (serve, check, plugins, new, password, trial, queue, dialect):
         group.add(places, common)
     verbs.add(top, places, common, words)
     return top

@@ -7,7 +7,7 @@ import sys
 
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import harmless, print_json, print_table
-from responder.config import format_duration, unsupported
+from responder.config import Notice, format_duration, unsupported
 from responder.reception import furnish
 from responder.start import look_around, prepare
 
@@ -28,8 +28,9 @@ def run(options: argparse.Namespace) -> int:
     config, file = configuration(options)
     setup = prepare(config, file)
     look_around(config, file)
-    furnish(config, file)
+    furniture = furnish(config, file)
     notices = [notice for notice in unsupported(config) if not notice.fatal]
+    notices += [Notice(key, reason, fatal=False) for key, reason in furniture.remarks()]
     if options.json:
         print_json(
             {
@@ -42,6 +43,15 @@ def run(options: argparse.Namespace) -> int:
                 "inboxes": {
                     name: {"agent": inbox.type.name, "origin": inbox.type.origin, "kind": inbox.kind}
                     for name, inbox in setup.inboxes.items()
+                },
+                "checks": {
+                    guard.name: {
+                        "check": guard.type.name,
+                        "origin": guard.type.origin,
+                        "steps": guard.type.steps,
+                        "failure": "ignore" if guard.lenient else "defer",
+                    }
+                    for guard in setup.checks
                 },
                 "notices": [{"key": notice.key, "reason": notice.reason} for notice in notices],
                 "broken_plugins": list(setup.plugins.broken),
@@ -74,6 +84,22 @@ def run(options: argparse.Namespace) -> int:
             for name, inbox in setup.inboxes.items()
         ],
     )
+    if setup.checks:
+        sys.stdout.write("\n")
+        print_table(
+            ("check", "is", "asked at", "within", "where it fails", "from"),
+            [
+                (
+                    guard.name,
+                    guard.type.name,
+                    ", ".join(guard.type.steps),
+                    format_duration(guard.timeout),
+                    "mail passes" if guard.lenient else "mail is put off",
+                    guard.type.origin,
+                )
+                for guard in setup.checks
+            ],
+        )
     for notice in notices:
         sys.stdout.write(f"\nnotice: {notice}")
     for reason in setup.plugins.broken:

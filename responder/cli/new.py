@@ -1,4 +1,4 @@
-"""`responder new plugin NAME`: an agent's file and its test, both running as they are."""
+"""`responder new plugin NAME` and `new check NAME`: an agent's or a check's file and its test, both running as they are."""
 
 from __future__ import annotations
 
@@ -9,58 +9,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from string import Template
 
 from responder.agents.load import PluginError, load_plugins
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import bold, harmless
+from responder.cli.templates import CHECKS, INBOX, PLUGIN, Kind
 from responder.config import Config, ConfigError, load, local_file
 from responder.start import StartError
-
-AGENT = Template('''\
-"""The agent "$name": greets whoever writes, and repeats what was written."""
-
-from pydantic import BaseModel, ConfigDict
-${gap}from responder import Agent, Mail, Reply, hookimpl
-
-
-class $kind(Agent):
-    """Greets whoever writes, and repeats what was written."""
-
-    class Settings(BaseModel):
-        model_config = ConfigDict(extra="forbid")  # a misspelt key is an error, not silence
-
-        greeting: str = "Hello"
-
-    async def answer(self, mail: Mail) -> Reply | None:
-        if not mail.reply_text.strip():
-            return None  # silence
-        return Reply(text=f"{self.settings.greeting}, {mail.from_}!\\n\\nYou wrote:\\n\\n{mail.reply_text}")
-
-
-@hookimpl
-def responder_agents() -> dict[str, type[Agent]]:
-    return {"$name": $kind}
-''')
-
-TEST = Template('''\
-"""What the agent "$name" answers."""
-
-from responder.testing import MakeInbox
-
-
-def test_mail_when_it_comes_then_it_is_answered(inbox: MakeInbox) -> None:
-    box = inbox("$name", greeting="Good day")
-    outcome = box.receive("How are you?", sender="ann@example.com")
-    assert outcome.text.startswith("Good day, ann@example.com!")
-    assert "How are you?" in outcome.text
-
-
-def test_mail_when_it_is_empty_then_there_is_silence(inbox: MakeInbox) -> None:
-    assert inbox("$name").receive("").silent
-''')
-
-INBOX = Template('[inboxes.$name]\nagent = "$name"\n')
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
@@ -85,21 +40,35 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also give it the inbox NAME, in the .local.toml beside the configuration",
     )
-    plugin.set_defaults(run=run)
+    plugin.set_defaults(run=run, kind=PLUGIN)
+    check = things.add_parser(
+        "check",
+        parents=[common],
+        help="a check of clients and mails as they come in: its file, and its test",
+        description="Write NAME.py and test_NAME.py into the first folder that `plugins` names. Both run as they are.",
+    )
+    check.add_argument("name", metavar="NAME", help="the check's name: lower-case letters, digits, hyphens")
+    check.add_argument("--folder", type=Path, metavar="DIR", help="another folder, which need not be there yet")
+    check.set_defaults(run=run, kind=CHECKS, add_inbox=False)
 
 
 def run(options: argparse.Namespace) -> int:
     name: str = options.name
+    kind: Kind = options.kind
     module = _module(name)
     config, file = _configuration(options)
     folder = _folder(options.folder, config, file)
-    _look_around(config, name, module)
+    _look_around(config, kind, name, module)
     # Where our own package is beside it, as in a clone, linters want its imports apart.
     gap = "\n" if Path("responder", "__init__.py").is_file() else ""
-    words = {"name": name, "kind": "".join(part.capitalize() for part in module.split("_")) + "Agent", "gap": gap}
+    words = {
+        "name": name,
+        "kind": "".join(part.capitalize() for part in module.split("_")) + kind.word.capitalize(),
+        "gap": gap,
+    }
     agent, test = folder / f"{module}.py", folder / f"test_{module}.py"
     is_new = not folder.exists()
-    _write(agent, test, words)
+    _write(kind, agent, test, words)
     added = None
     if options.add_inbox and file is not None:
         try:
@@ -110,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             if is_new:
                 folder.rmdir()
             raise
-    _tell(agent, test, words, config, file, added)
+    _tell(kind, agent, test, words, config, file, added)
     return 0
 
 
@@ -147,26 +116,26 @@ def _folder(wanted: Path | None, config: Config | None, file: Path | None) -> Pa
     return wanted
 
 
-def _look_around(config: Config | None, name: str, module: str) -> None:
+def _look_around(config: Config | None, kind: Kind, name: str, module: str) -> None:
     """Whether the name is free among the plugins that can be read. Raises `StartError`."""
     if config is None:
         return
     try:
-        agents = load_plugins([folder for folder in config.plugins if folder.is_dir()], skip_broken=True).agents
+        found = load_plugins([folder for folder in config.plugins if folder.is_dir()], skip_broken=True)
     except PluginError as error:
         raise StartError(f"plugins: {error}") from error
-    there = agents.get(name)
+    there = found.checks.get(name) if kind is CHECKS else found.agents.get(name)
     # A file takes the place of an installed module of its name: that is how a stock agent is replaced.
     if there is not None and not (isinstance(there.source, str) and there.source.rpartition(".")[2] == module):
-        raise StartError(f'{name}: the agent "{name}" is already there, from {there.origin}')
+        raise StartError(f'{name}: the {kind.word} "{name}" is already there, from {there.origin}')
 
 
-def _write(agent: Path, test: Path, words: dict[str, str]) -> None:
+def _write(kind: Kind, agent: Path, test: Path, words: dict[str, str]) -> None:
     """Write both files, or none. Raises `StartError`."""
     written: list[Path] = []
     try:
         agent.parent.mkdir(parents=True, exist_ok=True)
-        for path, template in ((agent, AGENT), (test, TEST)):
+        for path, template in ((agent, kind.file), (test, kind.test)):
             with path.open("x", encoding="utf-8") as file:
                 written.append(path)
                 file.write(template.substitute(words))
@@ -200,12 +169,19 @@ def _add_inbox(file: Path, given: Path | None, words: dict[str, str]) -> Path:
 
 
 def _tell(
-    agent: Path, test: Path, words: dict[str, str], config: Config | None, file: Path | None, added: Path | None
+    kind: Kind,
+    agent: Path,
+    test: Path,
+    words: dict[str, str],
+    config: Config | None,
+    file: Path | None,
+    added: Path | None,
 ) -> None:
     """What was written, and what comes next."""
     name = words["name"]
     option = f" --config {file}" if file is not None and str(file) not in ("config/responder.toml",) else ""
-    rows = [(str(agent), "the agent: make `answer` yours"), (str(test), "its test")]
+    steps = "the check: make its steps yours" if kind is CHECKS else "the agent: make `answer` yours"
+    rows = [(str(agent), steps), (str(test), "its test")]
     lines = [f"{path:<{max(len(path) for path, _ in rows)}}  {what}" for path, what in rows]
     if added is not None:
         lines.append(f"{added}: the inbox {name} was added")
@@ -215,13 +191,16 @@ def _tell(
         lines += ["Let the server know the folder:", "", f"    plugins = [{folders}]", ""]
     if added is None:
         where = (local_file(file) or file) if file is not None else Path("responder.toml")
-        lines += [f"Give it an inbox, in {where}:", ""]
-        lines += [f"    {line}" for line in INBOX.substitute(words).splitlines()] + [""]
+        lines += [f"{'Have it asked' if kind is CHECKS else 'Give it an inbox'}, in {where}:", ""]
+        lines += [f"    {line}" for line in kind.table.substitute(words).splitlines()] + [""]
+    if kind is PLUGIN:
+        lines += [
+            "See what it would answer:",
+            "",
+            f"    printf 'From: you@example.com\\nSubject: Hi\\n\\nHello!\\n' | responder try {name} -{option}",
+            "",
+        ]
     lines += [
-        "See what it would answer:",
-        "",
-        f"    printf 'From: you@example.com\\nSubject: Hi\\n\\nHello!\\n' | responder try {name} -{option}",
-        "",
         "Run its test (pip install pytest):",
         "",
         f"    python -m pytest {test}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.cli.options import Verbs, with_store
+from responder.cli import decoys
+from responder.cli.options import Verbs, configuration, with_store
 from responder.cli.output import bold, harmless, print_json, print_table, when
 from responder.mail.lifecycle import Event, IllegalTransitionError, State
 from responder.outbound.base import Envelope
@@ -76,7 +77,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "key",
         type=_text,
         metavar="ID-or-MESSAGE-ID",
-        help="a mail's or an item's id, or a Message-ID with or without <>",
+        help="a mail's or an item's id, a Message-ID with or without <>, a decoy's session, or the id that a decoy told",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=explain)
@@ -195,7 +196,8 @@ def stats(options: argparse.Namespace) -> int:
 def explain(options: argparse.Namespace) -> int:
     accounts = with_store(options, lambda store: store.account(options.key))
     if not accounts:
-        return _unknown(options.key)
+        heard = decoys.explain(configuration(options)[0], options.key, as_json=options.json)
+        return 0 if heard else _unknown(options.key)
     if options.json:
         print_json(accounts)
         return 0

@@ -4,6 +4,7 @@
 `files` bring it together, `errors` words what is wrong, `notices` says what is valid and yet not to be relied on.
 """
 
+from responder.config.activation import Inherited, inherit
 from responder.config.errors import ConfigError, Problem
 from responder.config.files import DEFAULT_FILES, find, load, local_file
 from responder.config.model import Answering, Config, Delivery, Inbox, Log, Queue, Reply, schema_keys
@@ -37,6 +38,7 @@ __all__ = [
     "Delivery",
     "Greylist",
     "Inbox",
+    "Inherited",
     "Limits",
     "Listen",
     "Log",
@@ -47,6 +49,7 @@ __all__ = [
     "Reply",
     "find",
     "format_duration",
+    "inherit",
     "is_pattern",
     "load",
     "local_file",

@@ -170,11 +170,21 @@ class Config(Table):
     def _fits_together(self) -> Config:
         if self.delivery.transport == "smarthost" and not self.delivery.smarthost:
             raise at(("delivery", "smarthost"), 'wants "host:port", because transport = "smarthost"')
+        if self.greylist.window <= self.greylist.delay:
+            raise at(("greylist", "window"), "must be longer than greylist.delay: nobody could pass")
+        if self.limits.in_flight < self.limits.message_size:
+            raise at(("limits", "in_flight"), "wants room for one mail at least: limits.message_size")
         for name in self.inboxes:
             domain = name.rpartition("@")[2]
             if "@" in name and domain not in self.domains:
                 raise at(("inboxes", name), f'"{domain}" is not among domains')
         for number, listen in enumerate(self.listen):
+            if listen.protocol == "lmtp" and listen.port == 25:
+                raise at(("listen", number, "protocol"), '"lmtp" must not be spoken on port 25 (RFC 2033 5)')
+            if listen.proxy_protocol and not listen.path and not listen.proxies:
+                raise at(
+                    ("listen", number, "proxies"), "wants the networks of the proxies, because proxy_protocol = true"
+                )
             if listen.protocol == "smtps" and self.tls is None:
                 raise at(("listen", number, "protocol"), '"smtps" wants a certificate: set [tls]')
             if listen.login == "off" or listen.decoy:
@@ -185,7 +195,7 @@ class Config(Table):
                 raise at(("listen", number, "protocol"), "authentication wants to know whom: set auth.users")
         addresses = [listen.address for listen in self.listen]
         for number, listen in enumerate(self.listen):
-            if listen.address in addresses[:number] and (listen.port or listen.path):
+            if listen.address in addresses[:number] and (listen.port or listen.path or listen.systemd):
                 raise at(("listen", number, "address"), f'"{listen.address}" is listened on twice')
         return self
 

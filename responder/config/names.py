@@ -23,6 +23,7 @@ BOUNCES = "bounces"
 _GLOB = re.compile(r"[*?]|\[!?[^\[\]]+\]")
 _PATTERN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-\u0080-\U0010ffff]*")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291 2.5.5.2
+_DESCRIPTOR = re.compile(r"[!-9;-~]{1,255}")  # systemd.socket(5); a colon divides them
 _FIELD_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 2.2
 
 
@@ -45,6 +46,16 @@ class UnixEndpoint:
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedEndpoint:
+    """Sockets that systemd has opened: all of a name, or the one of a number."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd:{self.name}"
 
 
 def text(value: object) -> str:
@@ -139,9 +150,13 @@ def parse_nameserver(value: object) -> Endpoint:
         raise ValueError(f'wants an IP address and port such as "127.0.0.1:53", found {show(value)}') from None
 
 
-def parse_listen(value: object) -> Endpoint | UnixEndpoint:
-    """`host:port`, `[v6]:port` or `unix:PATH`; port 0 lets the system choose."""
+def parse_listen(value: object) -> Endpoint | UnixEndpoint | InheritedEndpoint:
+    """`host:port`, `[v6]:port`, `unix:PATH` or `systemd:NAME`; port 0 lets the system choose."""
     name = text(value)
+    if name.startswith("systemd:"):
+        if not _DESCRIPTOR.fullmatch(name := name.removeprefix("systemd:")):
+            raise ValueError('wants "systemd:NAME" as in FileDescriptorName=, or "systemd:0" for the first socket')
+        return InheritedEndpoint(str(int(name)) if name.isdigit() else name)
     if not name.startswith("unix:"):
         try:
             return parse_endpoint(name, lowest_port=0)
@@ -155,6 +170,13 @@ def parse_listen(value: object) -> Endpoint | UnixEndpoint:
     if len(path.encode()) > MAX_UNIX_PATH:
         raise ValueError(f"wants a socket path of at most {MAX_UNIX_PATH} octets, found {len(path.encode())}")
     return UnixEndpoint(Path(path))
+
+
+def parse_permissions(value: object) -> str:
+    """The permissions of a file in octal, such as "0660", with four digits."""
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
+        return value.rjust(4, "0")
+    raise ValueError(f'wants permissions in octal such as "0660", as a string, found {show(value)}')
 
 
 def parse_store(value: object) -> str:

@@ -30,11 +30,6 @@ def _fatal(config: Config) -> Iterator[tuple[str, str]]:
     """What an operator relies on once it is set, and isn't done yet."""
     if config.sqlite_path is None:
         yield "store", 'PostgreSQL is not supported yet: use "sqlite:PATH"'
-    for number, listen in enumerate(config.listen):
-        if listen.protocol not in ("smtp", "smtps"):
-            yield f"listen[{number}].protocol", f'"{listen.protocol}" is not supported yet: use "smtp"'
-        if listen.proxy_protocol:
-            yield f"listen[{number}].proxy_protocol", "is not supported yet: let clients connect directly"
 
 
 def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
@@ -45,6 +40,9 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
     for name, inbox in config.inboxes.items():
         if inbox.kind in ("personal", "group") and inbox.answer_to == "from":
             yield f"inboxes.{name}.answer_to", f"a {inbox.kind} inbox answers to the reverse-path only (RFC 5230 4.6)"
+    for number, listen in enumerate(config.listen):
+        if listen.proxy_protocol and any(network.prefixlen == 0 for network in listen.proxies):
+            yield f"listen[{number}].proxies", "holds every address: anybody can claim to be somebody else"
     if config.limits.message_size < 65536:
         yield "limits.message_size", "other servers rely on 65536 octets at least (RFC 5321 4.5.3.1.7)"
     if config.reply.per_sender is None and config.reply.per_conversation is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Strict
 
 from responder.config import names
-from responder.config.names import UnixEndpoint
+from responder.config.names import Endpoint, InheritedEndpoint, UnixEndpoint
 from responder.config.tables import (
     Bool,
     Count,
@@ -19,10 +19,12 @@ from responder.config.tables import (
     IPNetwork,
     ListenAddress,
     MaybeRate,
+    Permissions,
     Span,
     Table,
     Text,
     Word,
+    Zone,
     distinct,
 )
 from responder.config.units import DAY, HOUR, MINUTE, Rate
@@ -35,6 +37,7 @@ class Listen(Table):
     """`[[listen]]`: a socket that takes mail."""
 
     address: ListenAddress = "127.0.0.1:8025"
+    mode: Permissions = "0660"  # of a Unix socket's file
     protocol: Literal["smtp", "smtps", "submission", "lmtp"] = "smtp"
     proxy_protocol: Bool = False
     proxies: tuple[IPNetwork, ...] = LOOPBACK  # whose PROXY header is believed; a Unix socket's always is
@@ -57,13 +60,29 @@ class Listen(Table):
     def host(self) -> str:
         """A name or an IP address without brackets."""
         endpoint = names.parse_listen(self.address)
-        return "" if isinstance(endpoint, UnixEndpoint) else endpoint.host
+        return endpoint.host if isinstance(endpoint, Endpoint) else ""
 
     @property
     def port(self) -> int:
         """The TCP port; 0 lets the system choose."""
         endpoint = names.parse_listen(self.address)
-        return 0 if isinstance(endpoint, UnixEndpoint) else endpoint.port
+        return endpoint.port if isinstance(endpoint, Endpoint) else 0
+
+    @property
+    def systemd(self) -> str:
+        """The name, or the number from 0 on, of sockets that systemd has opened; "" where we open our own."""
+        endpoint = names.parse_listen(self.address)
+        return endpoint.name if isinstance(endpoint, InheritedEndpoint) else ""
+
+    @property
+    def permissions(self) -> int:
+        """`mode` as a number."""
+        return int(self.mode, 8)
+
+    @property
+    def lasting(self) -> tuple[object, ...]:
+        """What can't change under a socket that is open."""
+        return self.address, self.mode, self.protocol, self.proxy_protocol, self.decoy
 
 
 class TLS(Table):
@@ -109,7 +128,7 @@ class Limits(Table):
 class Blocklists(Table):
     """`[blocklists]`: DNS lists of addresses that mail is refused from (RFC 5782)."""
 
-    zones: tuple[Text, ...] = ()
+    zones: Annotated[tuple[Zone, ...], AfterValidator(distinct)] = ()
     timeout: Span = 5.0
 
 

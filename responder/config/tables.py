@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from responder.config import names
 from responder.config.names import Network
 from responder.config.units import Rate, parse_duration, parse_rate, parse_span
+from responder.config.zones import parse_zone
 from responder.mail.address import Address
 
 
@@ -61,7 +62,9 @@ Target = Annotated[str, PlainValidator(names.parse_target)]
 FieldName = Annotated[str, PlainValidator(names.parse_field_name)]
 StoreAddress = Annotated[str, PlainValidator(names.parse_store)]
 ListenAddress = Annotated[str, PlainValidator(lambda value: str(names.parse_listen(value)))]
+Permissions = Annotated[str, PlainValidator(names.parse_permissions)]
 Nameserver = Annotated[str, PlainValidator(lambda value: str(names.parse_nameserver(value)))]
+Zone = Annotated[str, PlainValidator(lambda value: str(parse_zone(value)))]
 Upstream = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
 Smarthost = Annotated[str, PlainValidator(lambda value: str(names.parse_endpoint(value)) if value != "" else "")]
 SourceAddress = Annotated[str, PlainValidator(lambda value: names.parse_ip(value) if value != "" else "")]

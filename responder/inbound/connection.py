@@ -10,10 +10,13 @@ from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SessionRecord
 
 from responder.inbound import replies
+from responder.inbound.budget import Place
 from responder.inbound.profile import Profile
+from responder.inbound.proxy import client_address
 from responder.inbound.replies import Reply
 from responder.inbound.sessions import Parameters, Receiver, Sessions
 from responder.inbound.tls import start_tls
+from responder.mail.envelope import NO_WISH, Wish
 from responder.observe import event
 
 
@@ -23,6 +26,7 @@ class Connection(SMTP):
     envelope: Envelope
     session: SessionRecord
     _verbs: ClassVar[dict[bytes, str]] = {}
+    said = b""  # the last command line, for the words of a reply to it
 
     def __init__(self, shared: Sessions, profile: Profile) -> None:
         # Not `SMTP.__init__`: it inspects every attribute of the session and of the handler at each connection (0.15 ms),
@@ -45,14 +49,17 @@ class Connection(SMTP):
         self._errors = 0
         self._junk = 0  # commands since the last mail that brought none nearer
         self._recipients: dict[str, tuple[str, str]] = {}
+        self._wishes: dict[str, Wish] | None = None  # by mailbox, where a sender asks for something
         self.parameters = _NONE
         self.transport: asyncio.Transport | None = None
         self._id = ""
         self.peer = ""
+        self.counted = ""  # the address that limits count; "": none
         self.tls = ""
         self.user = ""
         self.active = self.ends = self._began = 0.0  # by the clock's monotonic time
         self._received = 0  # octets of the transaction's message
+        self._place: Place | None = None  # its share of what the process holds, from the first message on
 
     @property
     def id(self) -> str:
@@ -67,9 +74,18 @@ class Connection(SMTP):
         self.transport = cast(asyncio.Transport, transport)
         self._begin(transport.get_extra_info("peername"))
 
-    def _begin(self, peername: Any) -> None:
+    def arrive(self, transport: asyncio.Transport, peername: Any, early: bytes, counted: bool) -> None:
+        """As `connection_made`, but for a client that a proxy speaks for. `early` has come behind its header. Without
+        `counted` no limit of an address applies: the proxy means itself."""
+        self.transport = transport
+        self._begin(peername, counted)
+        if early:
+            self.data_received(early)
+
+    def _begin(self, peername: Any, counted: bool = True) -> None:
         """The client is known by its address (what a proxy says of it counts): let it in or not."""
-        self.peer = peername[0] if isinstance(peername, tuple) else ""
+        self.peer = client_address(peername[0]) if isinstance(peername, tuple) else ""
+        self.counted = self.peer if counted else ""
         self.session = SessionRecord(self.loop)
         self.session.peer = peername
         self.envelope = Envelope()
@@ -77,7 +93,11 @@ class Connection(SMTP):
         self.ends = now + self._shared.limits.session
         self.touch(now)
         refusal = self._shared.connected(self)
-        if refusal is not None:
+        if peername is None:  # gone already: nobody knows who it was, and "" would be a Unix socket's
+            assert self.transport is not None
+            self._closing = True
+            self.transport.abort()
+        elif refusal is not None:
             self.hang_up(refusal)
         elif self.profile.implicit_tls:
             self.suspend(self._encrypt(b""))  # RFC 8314 3: the greeting comes behind the handshake
@@ -111,6 +131,7 @@ class Connection(SMTP):
         """Say `ready`, then go on under TLS (RFC 3207 4.2): what came in before is forgotten, and what was said too."""
         assert self.transport is not None
         self.transport.pause_reading()  # at once: not an octet of the handshake may end here
+        self._read_paused = False  # the TLS layer goes on reading
         if ready:
             self._buffer.clear()  # what was sent behind STARTTLS in plain text must never be run as if it came encrypted
             self.transport.write(ready)
@@ -122,19 +143,26 @@ class Connection(SMTP):
         assert certificate is not None
         try:
             secure = await start_tls(self.loop, transport, self, certificate.context, self._early)
-        except (TimeoutError, OSError, EOFError) as error:  # ssl.SSLError is an OSError
-            event("tls failed", peer=self.peer, reason=str(error) or type(error).__name__)
+        except (OSError, EOFError, asyncio.CancelledError) as error:  # ssl.SSLError and TimeoutError are OSErrors
+            event("tls failed", peer=self.peer, reason=str(error) or "broken off")
             self._closing = True
             if self.transport is not None:
                 self.transport.abort()
+                self.loop.call_soon(self.connection_lost, None)  # the TLS layer tells of some failures only
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return
-        if secure is None or self.transport is None:  # the client left meanwhile
+        if self.transport is None:  # the client left in this moment
             self._closing = True
             return
         self.transport = secure
-        self._read_paused = False
+        if self._read_paused:
+            self._read_paused = False
+            transport.resume_reading()
         self.session.ssl = secure.get_extra_info("ssl_object")
         self.session.host_name = None
+        self.session.extended_smtp = False
+        self.user = ""
         self.tls = f"{secure.get_extra_info('ssl_object').version()} {secure.get_extra_info('cipher')[0]}"
         if greet:
             self._welcome()
@@ -146,18 +174,22 @@ class Connection(SMTP):
         return early
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.transport is None:  # a TLS handshake that has failed may tell of it twice
+            return
         self._closing = True
         self._data = None
         self._buffer.clear()
         self.transport = None
+        if self._place is not None and not self._place.complete:
+            self._make_room()
         if self._asked is not None:
-            self._asked.cancel()
+            self._asked.cancel(str(error) if error is not None else None)
         self._shared.disconnected(self)
 
     def eof_received(self) -> bool:
         """The client has said all: what it has sent is still run and answered, then the connection closes."""
         self._eof = True
-        return self._waiting or self._write_paused
+        return (self._waiting or self._write_paused) and not self.tls  # under TLS neither loop can keep one half open
 
     def pause_writing(self) -> None:
         """The client does not read: no further command is run until it does."""
@@ -172,14 +204,21 @@ class Connection(SMTP):
         self.active = now
 
     def overdue(self, now: float) -> Reply | None:
-        """The reply that ends the session where its time is over. A commit under way is waited for.
+        """The reply that ends the session where its time is over. A commit under way is waited for, and so is room: `Budget`
+        has a limit of its own for that.
 
         A line that comes octet by octet is no progress: only a whole command is, or a piece of a message. A transaction may
-        outlast the session, and has the more time the more it brings.
+        outlast the session, and has the more time the more it brings. One that has the room others wait for must hurry.
         """
-        if self._waiting:
-            return None
         limits = self._shared.limits
+        if self._waiting:  # whatever a command asked for has limits of its own: this is for what forgot them
+            return replies.COMMAND_FAILED if self._asked is not None and now - self.active >= limits.session else None
+        place = self._place
+        if place is not None and place.begun:
+            if place.waiting:
+                return None
+            if place.going and self._shared.budget.crowded and place.dawdles(now, self.active, limits.slowest):
+                return replies.TOO_SLOW
         if now - self.active >= limits.idle:
             return replies.IDLE
         if self._data is not None or self.envelope.mail_from is not None:
@@ -200,13 +239,15 @@ class Connection(SMTP):
             return
         self._say(reply)
         self._closing = True
+        if self._asked is not None:
+            self._asked.cancel()
         self._flush()
 
     # -- what is said --------------------------------------------------------------------------------------------------
 
     def _say(self, reply: Reply) -> None:
         """Put a reply among those that leave with the next write."""
-        self._out.append(self.profile.dialect.line(reply))
+        self._out.append(self.profile.words.line(reply, self))
 
     def _flush(self) -> None:
         if self.transport is None:
@@ -221,6 +262,12 @@ class Connection(SMTP):
     def recipients(self) -> tuple[tuple[str, str], ...]:
         """(mailbox, inbox) of each recipient that was accepted, each once."""
         return tuple(self._recipients.values())
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        """What the sender asks to be told of each of `recipients`, in their order; () where it asks for nothing."""
+        asked = self._wishes
+        return tuple([asked.get(mailbox, NO_WISH) for mailbox, _ in self.recipients]) if asked else ()
 
     @property
     def protocol(self) -> str:
@@ -245,6 +292,10 @@ class Connection(SMTP):
         raise NotImplementedError
 
     def _advance(self) -> None:
+        raise NotImplementedError
+
+    def _make_room(self) -> None:
+        """Give back what the session holds of messages."""
         raise NotImplementedError
 
 

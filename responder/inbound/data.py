@@ -11,7 +11,7 @@ END = b"\r\n.\r\n"
 class DataReceiver:
     """Collects one message. Past `limit` octets it keeps nothing but goes on looking for the end."""
 
-    __slots__ = ("_buffer", "_scanned", "_stuffed", "limit", "too_big")
+    __slots__ = ("_buffer", "_scanned", "_stuffed", "discarded", "limit", "too_big")
 
     def __init__(self, limit: int) -> None:
         # The CRLF that ended the DATA command also begins the message: ".<CRLF>" at once is an empty one.
@@ -20,6 +20,7 @@ class DataReceiver:
         self._stuffed = 0  # dots in the buffer that `take` will leave out: the limit is on what is left (RFC 1870 6.2)
         self.limit = limit
         self.too_big = False
+        self.discarded = False  # for want of room, whatever its size
 
     def feed(self, data: bytes | bytearray) -> bytes | bytearray | None:
         """Take octets in. None: the end is not there yet; else what came behind it."""
@@ -41,13 +42,22 @@ class DataReceiver:
         del self._buffer[at + 2 :]
         return rest
 
+    def discard(self) -> None:
+        """Let go of what is here, and keep nothing of what comes: there is no room."""
+        self.too_big = self.discarded = True
+        del self._buffer[: self._scanned]
+        self._scanned = 0
+
     def take(self) -> bytes:
-        """The message, without stuffed dots, ending with CRLF (empty where it had no line)."""
-        content = bytes(self._buffer)
+        """The message, without stuffed dots, ending with CRLF (empty where it had no line).
+
+        At no moment are there more than two of it: it may be as large as all others together may be.
+        """
+        begin = 3 if self._buffer.startswith(b"\r\n.") else 2
+        with memoryview(self._buffer) as whole:
+            content = bytes(whole[begin:])
         self._buffer = bytearray()
-        if b"\r\n." in content:
-            content = content.replace(b"\r\n.", b"\r\n")
-        return content[2:]
+        return content.replace(b"\r\n.", b"\r\n")  # the same object where there is none
 
 
 def has_bare_line_end(content: bytes) -> bool:

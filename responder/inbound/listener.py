@@ -7,37 +7,19 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
 
-from responder.config import Listen
+from responder.config import Inherited, Listen
+from responder.inbound.arrival import Arrivals
+from responder.inbound.profile import Profile
 from responder.inbound.replies import SHUTTING_DOWN
 from responder.inbound.session import Session
 from responder.inbound.sessions import Sessions
+from responder.inbound.sockets import ListenError, Socket, SocketFile, bind, close_all, open_sockets, serve
 
-BACKLOG = 1024
+__all__ = ["ListenError", "Listener", "Socket", "bind", "own_name"]
+
 SWEEP = 5.0  # seconds between two looks for sessions whose time is over: one timer for all of them
-
-
-Socket = socket.socket
-
-
-class ListenError(Exception):
-    """A listening socket could not be opened; the message names the address and the reason."""
-
-
-def bind(address: tuple[str, int]) -> Socket:
-    """A TCP socket bound to `(host, port)`, before there is an event loop; it does not listen yet. A host with several
-    addresses has the first of them. Raises `OSError`."""
-    family, kind, *_ = socket.getaddrinfo(address[0], address[1], type=socket.SOCK_STREAM)[0]
-    sock = socket.socket(family, kind)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+_NONE = Inherited()
 
 
 @cache
@@ -51,61 +33,76 @@ class Listener:
 
     def __init__(self, shared: Sessions) -> None:
         self._shared = shared
+        self._arrivals = Arrivals(shared)
         self._servers: list[asyncio.Server] = []
-        self._paths: list[Path] = []
+        self._files: list[SocketFile] = []
         self._sweeper: asyncio.Task[None] | None = None
         self.addresses: list[tuple[str, int]] = []
 
-    async def open(self, listens: Sequence[Listen]) -> None:
-        """Open all sockets; none stays open where one fails. Raises `ListenError`."""
+    async def open(self, listens: Sequence[Listen], inherited: Inherited = _NONE) -> None:
+        """Open all sockets; none stays open where one fails. `inherited` is what systemd has handed over. Raises
+        `ListenError`."""
+        bound: list[list[Socket]] = []
         try:
-            for listen in listens:
-                await self._open(listen)
+            for listen in listens:  # all of them before a client is let in anywhere
+                sockets = await self._bind(listen, inherited)
+                bound.append(sockets)
+            for listen, sockets in zip(listens, bound, strict=True):
+                await self._serve(listen, sockets)
         except BaseException:
+            for sockets in bound:
+                close_all(sockets)
             self.stop()
             raise
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def adopt(self, sock: Socket, session: Callable[[], Session]) -> asyncio.Server:
         """Serve a socket that was bound before, with sessions of its own kind. It may be closed by itself."""
-        server = await asyncio.get_running_loop().create_server(session, sock=sock, backlog=BACKLOG)
+        server = await serve(sock, session)
         self._servers.append(server)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep())
         return server
 
-    async def _open(self, listen: Listen) -> None:
-        loop = asyncio.get_running_loop()
-        session = partial(Session, self._shared, self._shared.profile(listen))
-        try:
-            if listen.path is not None:
-                server = await loop.create_unix_server(session, str(listen.path), backlog=BACKLOG)
-                self._paths.append(listen.path)
-            else:
-                server = await loop.create_server(session, listen.host, listen.port, backlog=BACKLOG)
-        except (OSError, socket.gaierror) as error:
-            # asyncio's own text wraps this one in several others; a resolver's error numbers are no system's.
-            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise ListenError(f"{listen.address}: {reason}") from error
-        self._servers.append(server)
-        for sock in server.sockets:
-            name = sock.getsockname()
+    async def _bind(self, listen: Listen, inherited: Inherited) -> list[Socket]:
+        sockets = await open_sockets(listen, inherited)
+        if listen.path is not None:
+            self._files.append(SocketFile(listen.path))
+        return sockets
+
+    async def _serve(self, listen: Listen, sockets: list[Socket]) -> None:
+        factory = self._factory(self._shared.profile(listen))
+        while sockets:
+            name = sockets[0].getsockname()
+            try:
+                self._servers.append(await serve(sockets[0], factory))
+            except OSError as error:  # an address may be taken as late as this
+                raise ListenError(f"{listen.address}: {os.strerror(error.errno or 0)}") from error
+            sockets.pop(0)  # from now on it is the server's
             if isinstance(name, tuple):
                 self.addresses.append((name[0], name[1]))
+
+    def _factory(self, profile: Profile) -> Callable[[], asyncio.Protocol]:
+        if profile.proxies is not None:
+            return self._arrivals.factory(profile)
+        return partial(profile.session or Session, self._shared, profile)
 
     async def _sweep(self) -> None:
         while True:
             await self._shared.clock.sleep(SWEEP)
             self._shared.sweep()
+            self._shared.look()
+            self._arrivals.sweep()
 
     def stop(self) -> None:
         """Take no new connections."""
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-        self._paths.clear()
+        for file in self._files:
+            file.remove()
+        self._files.clear()
+        self._arrivals.stop()
 
     async def drain(self, seconds: float) -> None:
         """Take no new connections, let transactions that have reached DATA end within `seconds`, say 421 to all others."""

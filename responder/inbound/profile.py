@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from responder.config import Listen
-from responder.inbound.dialect import GENERIC, Dialect
+from responder.inbound.dialect import GENERIC, Dialect, Speaker, lines
 from responder.inbound.limits import Network
 from responder.inbound.tls import Certificate
 
 if TYPE_CHECKING:
-    from responder.inbound.sessions import Handler, Login
+    from responder.inbound.session import Session
+    from responder.inbound.sessions import Decoy, Handler, Login, Sessions
 
 
 class Profile:
@@ -24,17 +25,26 @@ class Profile:
         message_size: int,
         handler: Handler,
         *,
+        now: Callable[[], float],
+        decoy: Decoy | None = None,
         dialect: Dialect = GENERIC,
         certificate: Certificate | None = None,
         login: Login | None = None,
     ) -> None:
-        self.listen = listen
-        self.handler = handler
+        self._now = now
+        self.decoy = decoy
+        self.handler: Handler = handler if decoy is None else decoy
+        self.session: Callable[[Sessions, Profile], Session] | None = None if decoy is None else decoy.session
         self.lmtp = listen.protocol == "lmtp"
         self.implicit_tls = listen.protocol == "smtps"
+        self.relist(listen)
+        self.follow(hostname, message_size, dialect, certificate, login)
+
+    def relist(self, listen: Listen) -> None:
+        """Take what its socket does not depend on: the next `follow` tells of it."""
+        self.listen = listen
         self.login_required = listen.login == "required"
         self.proxies: Sequence[Network] | None = listen.proxies if listen.proxy_protocol else None
-        self.follow(hostname, message_size, dialect, certificate, login)
 
     def follow(
         self,
@@ -48,32 +58,34 @@ class Profile:
         self.hostname = hostname
         self.message_size = message_size
         self.dialect = dialect
+        self.words = dialect.bind(hostname, message_size, self._now, decoy=self.decoy is not None)
         self.certificate = certificate
-        self.login = login if self.listen.login != "off" or self.listen.decoy else None
+        self.login = login if self.listen.login != "off" and self.decoy is None else None
         self._ehlo: dict[tuple[bool, bool], bytes] = {}
 
-    def ehlo(self, *, secure: bool, known: bool) -> bytes:
+    def ehlo(self, session: Speaker, *, secure: bool, known: bool) -> bytes:
         """The reply to EHLO and LHLO (RFC 5321 4.1.1.1) on a connection that is encrypted or not, of a client that has
         logged in or not."""
         found = self._ehlo.get((secure, known))
         if found is None:
-            found = self._ehlo[secure, known] = self._offer(secure, known)
-        return found
+            offers = self._offer(secure, known) if self.decoy is None else self.decoy.offer(self, secure, known)
+            found = self._ehlo[secure, known] = lines(250, offers) if offers else b""
+        return f"250{'-' if found else ' '}{self.words.hello(session)}\r\n".encode() + found
 
-    def _offer(self, secure: bool, known: bool) -> bytes:
-        lines = [
-            self.hostname,
+    def _offer(self, secure: bool, known: bool) -> list[str]:
+        offers = [
             "PIPELINING",
             f"SIZE {self.message_size}",
             "8BITMIME",
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
+            "CHUNKING",
+            "BINARYMIME",
+            "DSN",
         ]
         if self.certificate is not None and not secure:
-            lines.append("STARTTLS")  # RFC 3207 4.2: not offered again once it is on
+            offers.append("STARTTLS")  # RFC 3207 4.2: not offered again once it is on
         if self.login is not None and secure and not known:
-            lines.append("AUTH " + " ".join(self.login.mechanisms))  # RFC 4954 4: only under TLS
-        lines.append("HELP")
-        return b"".join(
-            f"250{' ' if number == len(lines) else '-'}{line}\r\n".encode() for number, line in enumerate(lines, 1)
-        )
+            offers.append("AUTH " + " ".join(self.login.mechanisms))  # RFC 4954 4: only under TLS
+        offers.append("HELP")
+        return offers

@@ -1,4 +1,4 @@
-"""Mail transactions: MAIL, RCPT, DATA, RSET (RFC 5321 3.3, 4.1.1.2 to 4.1.1.5) and what a message comes to.
+"""Mail transactions: MAIL, RCPT, DATA, RSET (RFC 5321 3.3, 4.1.1.2 to 4.1.1.5), BDAT (RFC 3030) and what a message comes to.
 
 The session knows the protocol; whom mail is for and what becomes of it is the business of `Handler`.
 """
@@ -12,18 +12,33 @@ from collections.abc import Awaitable
 from aiosmtpd.smtp import Envelope, syntax
 
 from responder.inbound import replies
+from responder.inbound.budget import SMALL as ROOMY
+from responder.inbound.chunks import ChunkReceiver
 from responder.inbound.commands import Commands
 from responder.inbound.data import DataReceiver, has_bare_line_end
+from responder.inbound.parameters import PLAIN, mail_parameters
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Parameters, Receiver, Recipient
+from responder.inbound.sessions import Receiver, Recipient
 from responder.mail.address import parse
-from responder.mail.envelope import EnvelopeError, Path, PathError, parse_path
+from responder.mail.binary import with_line_ends
+from responder.mail.envelope import (
+    NO_WISH,
+    EnvelopeError,
+    LongPathError,
+    Path,
+    PathError,
+    Wish,
+    parse_path,
+    parse_wish,
+)
 from responder.observe import event
 
 
 class Transactions(Commands):
     """The part of a session that takes mail. Each `smtp_VERB` returns its reply, something to wait for, or None where it
     has written its own."""
+
+    _chunks: ChunkReceiver | None = None  # a message that has begun with BDAT
 
     @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
     def smtp_MAIL(self, argument: str) -> Reply | Awaitable[Reply | None] | None:
@@ -35,16 +50,23 @@ class Transactions(Commands):
             return replies.NESTED_MAIL
         try:
             path = parse_path("FROM", argument)
+        except LongPathError:
+            return replies.LONG_SENDER
         except PathError:
             return replies.BAD_SENDER
         except EnvelopeError:
             return replies.BAD_ARGUMENT
-        refusal = self._parameters(path)
+        refusal = self._parameters(path.parameters)
         if refusal is not None:
             return refusal
         if not argument.isascii() and not self.envelope.smtp_utf8:  # U-labels too: RFC 6531 3.3
             return replies.NEED_SMTPUTF8
         self._began = self._shared.clock.monotonic()
+        if self._began >= self.ends:  # a client that is never between two mails must come to an end, too
+            self._give_up(replies.SESSION_TOO_LONG)
+            return None
+        if self.parameters.size > ROOMY and self._shared.budget.overloaded:
+            return replies.STORE_FULL
         found = self._handler.sender(self, path)
         return self._from(path, found) if isinstance(found, Reply) else self._from_later(path, found)
 
@@ -56,22 +78,15 @@ class Transactions(Commands):
             self.envelope.mail_from = path.text
         return reply
 
-    def _parameters(self, path: Path) -> Reply | None:
-        """Take the parameters of MAIL in (RFC 1870, 6152, 6531)."""
-        utf8 = False
-        for name, value in path.parameters.items():
-            if name == "SIZE" and value is not None and value.isascii() and value.isdigit() and len(value) <= 20:
-                if int(value) > self._shared.limits.message_size:
-                    return replies.TOO_BIG
-            elif name == "SMTPUTF8" and value is None:
-                utf8 = True
-            elif name == "BODY" and value is not None:
-                if value.upper() not in ("7BIT", "8BITMIME"):
-                    return replies.BAD_ARGUMENT
-            else:
-                return replies.BAD_ARGUMENT if name in ("SIZE", "SMTPUTF8", "BODY") else replies.BAD_PARAMETER
-        self.envelope.smtp_utf8 = utf8
-        self.envelope.mail_options = [n if v is None else f"{n}={v}" for n, v in path.parameters.items()]
+    def _parameters(self, given: dict[str, str | None]) -> Reply | None:
+        """Take the parameters of MAIL in, or say why not."""
+        self.parameters, self.envelope.smtp_utf8 = PLAIN, False
+        if given:
+            found = mail_parameters(given, self._shared.limits.message_size, login=self.profile.login is not None)
+            if isinstance(found, Reply):
+                return found
+            self.parameters, self.envelope.smtp_utf8 = found
+            self.envelope.mail_options = [name if value is None else f"{name}={value}" for name, value in given.items()]
         return None
 
     @syntax("RCPT TO: <address>", extended=" [SP <rcpt-parameters>]")
@@ -80,43 +95,67 @@ class Transactions(Commands):
             return replies.HELLO_FIRST
         if self.envelope.mail_from is None:
             return replies.MAIL_FIRST
+        if self._chunks is not None:
+            return replies.CHUNKS_BEGUN
         try:
             path = parse_path("TO", argument)
+        except LongPathError:
+            return replies.LONG_RECIPIENT
         except PathError:
             return replies.BAD_RECIPIENT
         except EnvelopeError:
             return replies.BAD_ARGUMENT
         if path.address is None:
             return replies.BAD_RECIPIENT
+        wish = NO_WISH
         if path.parameters:
-            return replies.BAD_PARAMETER
+            try:
+                told = parse_wish(path.parameters, utf8=self.envelope.smtp_utf8)
+            except EnvelopeError:
+                return replies.BAD_ARGUMENT
+            if told is None:
+                return replies.BAD_PARAMETER
+            wish = told
         if not argument.isascii() and not self.envelope.smtp_utf8:
             return replies.NEED_SMTPUTF8
         if len(self._recipients) >= self._shared.limits.recipients:
             return replies.TOO_MANY_RECIPIENTS
         found = self._handler.recipient(self, path)
-        return self._to(found) if isinstance(found, Recipient) else self._to_later(found)
+        return self._to(found, wish) if isinstance(found, Recipient) else self._to_later(found, wish)
 
-    async def _to_later(self, found: Awaitable[Recipient]) -> Reply | None:
-        return self._to(await found)
+    async def _to_later(self, found: Awaitable[Recipient], wish: Wish) -> Reply | None:
+        reply = self._to(await found, wish)
+        return reply if reply is None or isinstance(reply, Reply) else await reply
 
-    def _to(self, found: Recipient) -> Reply | None:
+    def _to(self, found: Recipient, wish: Wish) -> Reply | Awaitable[Reply | None] | None:
         reply = found.reply
         if reply.accepted:
             self._junk -= 1
             # A mailbox that is named twice, in whatever spelling, gets the mail once.
-            self._recipients.setdefault(parse(found.mailbox).key, (found.mailbox, found.inbox))
+            mailbox, _ = self._recipients.setdefault(parse(found.mailbox).key, (found.mailbox, found.inbox))
+            if wish is not NO_WISH:
+                self._wishes = self._wishes or {}
+                self._wishes.setdefault(mailbox, wish)  # what was said first counts
             self.envelope.rcpt_tos.append(found.mailbox)
         elif reply is replies.UNKNOWN_INBOX:
-            end = self._shared.gatekeeper.unknown_recipient(self.peer)
-            if end is not None:
-                self._say(reply)
-                self._give_up(end)
-                return None
+            delay, end = self._shared.gatekeeper.unknown_recipient(self.counted)
+            return self._unknown_later(reply, delay, end) if delay else self._unknown_now(reply, end)
         return reply
 
+    async def _unknown_later(self, reply: Reply, delay: float, end: Reply | None) -> Reply | None:
+        """Who tries name after name waits for each answer, and so does what was pipelined behind it."""
+        await self._shared.clock.sleep(delay)
+        return self._unknown_now(reply, end)
+
+    def _unknown_now(self, reply: Reply, end: Reply | None) -> Reply | None:
+        if end is None:
+            return reply
+        self._say(reply)
+        self._give_up(end)
+        return None
+
     @syntax("DATA")
-    def smtp_DATA(self, argument: str) -> Reply:
+    def smtp_DATA(self, argument: str) -> Reply | Awaitable[Reply | None]:
         if argument:
             return replies.NO_ARGUMENT
         if not self.session.host_name:
@@ -125,8 +164,13 @@ class Transactions(Commands):
             return replies.MAIL_FIRST
         if not self._recipients:
             return replies.RECIPIENT_FIRST
+        if self._chunks is not None:  # RFC 3030 2
+            return replies.CHUNKS_BEGUN
+        if self.parameters.body == "BINARYMIME":  # RFC 3030 3
+            return replies.NEED_CHUNKS
         self._data = DataReceiver(self._shared.limits.message_size)
-        return replies.START_DATA
+        self._begin_message()
+        return self._hope_for_room(replies.START_DATA) if self._shared.budget.crowded else replies.START_DATA
 
     @syntax("RSET")
     def smtp_RSET(self, argument: str) -> Reply:
@@ -137,33 +181,63 @@ class Transactions(Commands):
 
     # -- the message ---------------------------------------------------------------------------------------------------
 
+    def _lose_message(self) -> None:
+        message = self._chunks or self._data
+        if message is not None:
+            message.discard()
+
     def _reset(self) -> None:
         self.envelope = Envelope()
         self._recipients = {}
         self._received = 0
-        self.parameters = Parameters()
+        self._chunks = None
+        self._wishes = None
+        self.parameters = PLAIN
+        if self._place is not None and self._place.begun:
+            self._make_room()
 
     def _receive(self, data: Receiver) -> bool:
         """Take in what has arrived of a message; False where more has to come."""
-        assert isinstance(data, DataReceiver)
-        self._received += len(self._buffer)
+        known = len(self._buffer)
         rest = data.feed(self._buffer)
-        self._buffer.clear()
         if rest is None:
+            self._received += known
+            self._buffer.clear()
             return False
-        self._buffer += rest
+        self._received += known - len(rest)
+        if rest is not self._buffer:
+            self._buffer[:] = rest
         self._data = None
-        content = b"" if data.too_big else data.take()
-        if data.too_big or len(content) > data.limit:
-            self._end_transaction(replies.TOO_BIG)
-        elif has_bare_line_end(content):
-            self._end_transaction(replies.BARE_LINE_END)
+        if isinstance(data, ChunkReceiver):
+            self._end_chunk(data)
+            return True
+        assert isinstance(data, DataReceiver)
+        if data.too_big:
+            self._end_message(replies.STORE_FULL if data.discarded else replies.TOO_BIG)
+        else:
+            self._take(data.take(), data.limit)
+        return True
+
+    def _end_chunk(self, chunks: ChunkReceiver) -> None:
+        """A chunk is whole: see `responder.inbound.bdat`."""
+        raise NotImplementedError
+
+    def _take(self, content: bytes, limit: int) -> None:
+        """A message has come whole: hand it over, or say why not."""
+        if len(content) <= limit and self.parameters.body != "BINARYMIME" and has_bare_line_end(content):
+            if self._shared.limits.bare_line_ends == "refuse":
+                self._end_message(replies.BARE_LINE_END)
+                return
+            content = with_line_ends(content)
+        if len(content) > limit:
+            self._end_message(replies.TOO_BIG)
         else:
             self._deliver(content)
-        return True
 
     def _deliver(self, content: bytes) -> None:
         """Hand the message over. The client may leave meanwhile: what was decided about it stays."""
+        if self._place is not None:
+            self._shared.budget.settle(self._place, self._shared.clock.monotonic())
         self._waiting = True
         task = self.loop.create_task(self._handler.message(self, content))
         self._shared.busy.add(task)

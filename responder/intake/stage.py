@@ -10,13 +10,18 @@ import logging
 from collections.abc import Awaitable
 
 from responder.agents.router import Router
+from responder.aside import aside
 from responder.authentication import Authenticator, Judgement
 from responder.clock import Clock
 from responder.inbound import replies
+from responder.inbound.data import has_bare_line_end
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.replies import Reply
 from responder.inbound.sessions import Recipient, Transaction
+from responder.intake.checking import Checking, Passed
+from responder.intake.policy import Policy
 from responder.mail.automatic import count_received
+from responder.mail.binary import MIMEError, with_line_ends, without_binary
 from responder.mail.envelope import Path
 from responder.mail.headers import Headers
 from responder.mail.thread import base_subject, message_id
@@ -37,26 +42,42 @@ class Intake:
         store: Store,
         clock: Clock,
         authenticator: Authenticator | None = None,
+        checks: Checking | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.hostname = hostname
         self.hops = hops
         self.router = router
         self.authenticator = authenticator
+        self.checks = checks
+        self.policy = policy
         self._gatekeeper = gatekeeper
         self._store = store
         self._clock = clock
 
     def connected(self, session: Transaction) -> Reply | Awaitable[Reply | None] | None:
         """A client has come."""
-        return None
+        if self.policy is not None:
+            self.policy.connected(session)
+        return None if self.checks is None else self.checks.connect(session)
 
     def hello(self, session: Transaction, name: str) -> Reply | Awaitable[Reply | None] | None:
         """It says who it is."""
-        return None
+        return None if self.checks is None else self.checks.hello(session, name)
 
     def sender(self, session: Transaction, path: Path) -> Reply | Awaitable[Reply]:
         """The reply to MAIL."""
-        return replies.SENDER_OK
+        refusal = None if self.policy is None else self.policy.sender(session)
+        if refusal is None:
+            return self._wanted(session, path)
+        return refusal if isinstance(refusal, Reply) else self._wanted_later(refusal, session, path)
+
+    def _wanted(self, session: Transaction, path: Path) -> Reply | Awaitable[Reply]:
+        return replies.SENDER_OK if self.checks is None else self.checks.sender(session, path, replies.SENDER_OK)
+
+    async def _wanted_later(self, refusal: Awaitable[Reply | None], session: Transaction, path: Path) -> Reply:
+        found = await refusal or self._wanted(session, path)
+        return found if isinstance(found, Reply) else await found
 
     def recipient(self, session: Transaction, path: Path) -> Recipient | Awaitable[Recipient]:
         """The reply to RCPT; where it accepts, the mailbox in our spelling and the name of its inbox."""
@@ -67,7 +88,19 @@ class Intake:
         route = self.router.find(address)
         if route is None:
             return _UNKNOWN
-        return Recipient(replies.RECIPIENT_OK, str(route.mailbox), route.inbox)
+        found = Recipient(replies.RECIPIENT_OK, str(route.mailbox), route.inbox)
+        if self.checks is not None:
+            checked = self.checks.recipient(session, found)
+            if not isinstance(checked, Recipient):
+                return self._put_off_later(session, checked)
+            found = checked
+        return found if self.policy is None else self.policy.recipient(session, found)
+
+    async def _put_off_later(self, session: Transaction, checked: Awaitable[Recipient]) -> Recipient:
+        """Who is refused for good is not put off."""
+        found = await checked
+        last = found if self.policy is None else self.policy.recipient(session, found)
+        return last if isinstance(last, Recipient) else await last
 
     async def message(self, session: Transaction, content: bytes) -> Reply | dict[str, Reply]:
         """Store a message for all its recipients; the reply to the final dot."""
@@ -91,7 +124,22 @@ class Intake:
             if judgement.refusal is not None:
                 return _refused(session, replies.unauthentic(judgement.refusal))
             content = judgement.cleaned(content)
-        mail = self._mail(session, headers, content, judgement)
+        if session.parameters.body == "BINARYMIME":  # behind the signatures, which are over what came
+            fitted = await aside(self._fit, content)
+            if isinstance(fitted, Reply):
+                return _refused(session, fitted)
+            content = fitted
+        passed: Passed | Reply
+        if self.checks is None:
+            passed = Passed(content)
+        else:
+            verdicts = judgement.verdicts if judgement else None
+            passed = await self.checks.message(session, content, self._clock.new_id(), verdicts)
+        if isinstance(passed, Reply):
+            return passed
+        mail = self._mail(session, headers, passed, judgement)
+        size = len(passed.content)
+        del content, passed, headers, judgement  # what waits for the store is the copy with our fields, and no other
         try:
             await self._store.accept(mail)
         except StoreFullError as error:
@@ -107,15 +155,26 @@ class Intake:
                 inbox=inbox,
                 to=recipient,
                 peer=session.peer,
-                size=len(content),
+                size=size,
                 message_id=mail.message_id or None,
                 from_=f"<{mail.reverse_path}>",
             )
-        return replies.queued(mail.id)
+        return replies.queued(mail.id, size)
 
-    def _mail(self, session: Transaction, headers: Headers, content: bytes, judgement: Judgement | None) -> NewMail:
+    def _fit(self, content: bytes) -> bytes | Reply:
+        """What came with BODY=BINARYMIME, so that it can be read and passed on by all; or why it can't be. Takes its time."""
+        try:
+            content = without_binary(content)
+        except MIMEError:
+            return replies.BAD_MIME
+        if not has_bare_line_end(content):
+            return content
+        normalise = self._gatekeeper.limits.bare_line_ends == "normalise"
+        return with_line_ends(content) if normalise else replies.BARE_LINE_END
+
+    def _mail(self, session: Transaction, headers: Headers, passed: Passed, judgement: Judgement | None) -> NewMail:
         now = self._clock.now()
-        identifier = self._clock.new_id()
+        identifier = passed.id or self._clock.new_id()
         recipients = session.recipients
         helo = session.session.host_name or ""
         protocol = session.protocol
@@ -129,7 +188,8 @@ class Intake:
             date=now,
             tls=session.tls,
         )
-        size = len(content)
+        size = len(passed.content)
+        notes = (judgement.note if judgement else "") + passed.note
         return NewMail(
             id=identifier,
             received_at=now,
@@ -137,10 +197,13 @@ class Intake:
             peer=session.peer,
             helo=helo,
             message_id=message_id(headers),
-            content=trace + (judgement.fields if judgement else b"") + content,
+            content=b"".join([trace, judgement.fields if judgement else b"", passed.fields, passed.content]),
             recipients=recipients,
-            note=f"from {helo} [{session.peer}] by {protocol}, {size} octets{judgement.note if judgement else ''}",
+            note=f"from {helo} [{session.peer}] by {protocol}, {size} octets{notes}",
             authentication=judgement.verdicts.to_json() if judgement else "",
+            ret=session.parameters.ret,
+            envid=session.parameters.envid,
+            wishes=session.wishes,
         )
 
 

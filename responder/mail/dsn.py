@@ -1,4 +1,4 @@
-"""The delivery status notification that tells a sender what could not be delivered (RFC 3464, RFC 3461 6, RFC 6522, RFC 6533).
+"""The delivery status notification: what could not be delivered, or was (RFC 3464, RFC 3461 6, RFC 6522, RFC 6533).
 
 All of it is 7-bit, apart from From and To where `write.needs_smtputf8(postmaster, to)`. Texts of remote hosts are quoted, never
 trusted: they come out as one line each, cut, and can neither add a field nor end a part.
@@ -10,8 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
+from typing import Literal
 
 from responder.mail.address import Address
+from responder.mail.envelope import embed, from_xtext
 from responder.mail.headers import Headers, split_section
 from responder.mail.part import Part, multipart, text_part
 from responder.mail.thread import fold_references, message_ids, reply_references
@@ -23,18 +25,23 @@ MAX_DIAGNOSTIC = 500
 MAX_SECTION = 16384
 """Octets of the original's header section that are sent back: enough to recognise it, and no mail grows by bouncing."""
 
-_STATUS = re.compile(r"[45]\.\d{1,3}\.\d{1,3}", re.ASCII)  # RFC 3463 2; class 2 is no failure
+MAX_RETURNED = 262144
+"""Octets of a mail that is sent back whole where its sender asks for that (RET=FULL); of a larger one the header section."""
+
+_FAILED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}", re.ASCII)  # RFC 3463 2; class 2 is no failure
+_SUCCEEDED = re.compile(r"2\.\d{1,3}\.\d{1,3}", re.ASCII)
 _HOST = re.compile(r"[!-~]{1,255}")
-_EMBEDDED = re.compile(r"[^!-*,-<>-\[\]-~]")  # what is no QCHAR of RFC 6533 3
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 
 
 @dataclass(frozen=True, slots=True)
-class FailedRecipient:
-    """One recipient that is given up.
+class ReportedRecipient:
+    """One recipient, and what became of it (RFC 3464 2.3.3): "failed" is given up, "relayed" is in the hands of a host that won't
+    tell of it.
 
-    `status` is the enhanced code (RFC 3463) or "", `diagnostic` what `remote_mta` said, or our own words where that is "";
-    `last_attempt` is in unix seconds, None where there was none.
+    `orcpt` is what its sender called it (RFC 3461 4.2), "" where that is not known. `status` is the enhanced code
+    (RFC 3463) or "", `diagnostic` what `remote_mta` said, or our own words where that is ""; `last_attempt` is in
+    unix seconds, None where there was none.
     """
 
     address: Address
@@ -42,6 +49,8 @@ class FailedRecipient:
     diagnostic: str = ""
     remote_mta: str = ""
     last_attempt: float | None = None
+    action: Literal["failed", "delivered", "relayed"] = "failed"
+    orcpt: str = ""
 
 
 def compose_dsn(
@@ -49,34 +58,41 @@ def compose_dsn(
     reporting_mta: str,
     postmaster: Address,
     to: Address,
-    failed: Sequence[FailedRecipient],
+    recipients: Sequence[ReportedRecipient],
     original: bytes,
     arrival: float,
     now: float,
     message_id: str,
+    envid: str = "",
+    ret: str = "",
 ) -> bytes:
     """The whole notification, lines ended by CRLF; it leaves with the null reverse-path.
 
-    `reporting_mta` is our hostname, `to` the reverse-path of the mail that failed, `original` that mail, or at least its
-    header section; `arrival` and `now` are in unix seconds. Never fails on what `original` and `failed` hold.
-    Raises `ValueError` where `failed` is empty, `message_id` is none, or an address has control characters.
+    `reporting_mta` is our hostname, `to` the reverse-path of the mail that it tells of, `original` that mail, or at
+    least its header section; `arrival` and `now` are in unix seconds; `envid` and `ret` are what the mail came with
+    (RFC 3461 4.3, 4.4). Never fails on what `original` and `recipients` hold.
+    Raises `ValueError` where `recipients` is empty, `message_id` is none, or an address has control characters.
     """
-    if not failed:
-        raise ValueError("no failed recipient")
+    if not recipients:
+        raise ValueError("no recipient")
     if message_ids(message_id) != [message_id]:
         raise ValueError("not a Message-ID")
     in_reply_to, references = reply_references(Headers.parse(original))
+    failed = any(recipient.action == "failed" for recipient in recipients)
+    whole = failed and ret == "FULL" and len(original) <= MAX_RETURNED  # RFC 3461 4.3: of a success never
     parts = [
-        text_part(_words(reporting_mta, failed, arrival)),
-        _status_part(reporting_mta, failed, arrival),
-        _header_part(original),
+        text_part(_words(reporting_mta, recipients, arrival, whole=whole)),
+        _status_part(reporting_mta, recipients, arrival, envid),
+        _whole_part(original) if whole else _header_part(original),
     ]
     report = multipart("report", parts, message_id, " report-type=delivery-status;")
+    if not parts[-1].body.isascii():  # RFC 2045 6.4: no less than what is in it
+        report = Part(report.fields.replace("Encoding: 7bit", "Encoding: 8bit"), report.body)
     fields = [
         f"Date: {format_date(now)}\r\n",
         mailbox_field("From", "Mail Delivery System", postmaster),
         mailbox_field("To", "", to),
-        "Subject: Undelivered mail returned to sender\r\n",
+        f"Subject: {'Undelivered mail returned to sender' if failed else 'Your mail has arrived'}\r\n",
         f"Message-ID: {message_id}\r\n",
         f"In-Reply-To: {in_reply_to}\r\n" if in_reply_to else "",
         fold_references(references),
@@ -88,27 +104,46 @@ def compose_dsn(
     return "".join(fields).encode() + b"\r\n" + report.body
 
 
-def _words(reporting_mta: str, failed: Sequence[FailedRecipient], arrival: float) -> str:
+_BECAME = {
+    "failed": "was not delivered to:",
+    "delivered": "was delivered to:",
+    "relayed": "was passed on, to a host that will not say what becomes of it, for:",
+}
+
+
+def _words(reporting_mta: str, recipients: Sequence[ReportedRecipient], arrival: float, *, whole: bool) -> str:
     """The notification for people."""
-    blocks = [
-        f"This is the mail system at {reporting_mta}.",
-        _fill(f"The message that came in on {format_date(arrival)} was not delivered to:", ""),
-    ]
-    for recipient in failed:
-        reason = line_text(recipient.diagnostic, MAX_DIAGNOSTIC) or "no reason was given"
-        if host := _host(recipient.remote_mta):
-            reason = f"the host {host} said: {reason}"
-        blocks.append(f"  <{line_text(str(recipient.address), 320)}>\n{_fill(reason, '    ')}")
-    blocks.append("It will not be tried again. The header of the message follows.")
+    blocks = [f"This is the mail system at {reporting_mta}."]
+    for action, became in _BECAME.items():
+        those = [recipient for recipient in recipients if recipient.action == action]
+        if those:
+            blocks.append(_fill(f"The message that came in on {format_date(arrival)} {became}", ""))
+        for recipient in those:
+            reason = line_text(recipient.diagnostic, MAX_DIAGNOSTIC)
+            if action == "failed":
+                reason = reason or "no reason was given"
+            if reason and (host := _host(recipient.remote_mta)):
+                reason = f"the host {host} said: {reason}"
+            block = f"  <{line_text(str(recipient.address), 320)}>"
+            blocks.append(f"{block}\n{_fill(reason, '    ')}" if reason else block)
+    again = "It will not be tried again. " if any(recipient.action == "failed" for recipient in recipients) else ""
+    blocks.append(f"{again}{'The message' if whole else 'The header of the message'} follows.")
     return "\n\n".join(blocks) + "\n"
 
 
-def _status_part(reporting_mta: str, failed: Sequence[FailedRecipient], arrival: float) -> Part:
+def _status_part(reporting_mta: str, recipients: Sequence[ReportedRecipient], arrival: float, envid: str) -> Part:
     """The notification for programs: message/delivery-status, RFC 3464 2."""
-    lines = [plain_field("Reporting-MTA", f"dns; {reporting_mta}"), f"Arrival-Date: {format_date(arrival)}\r\n"]
-    for recipient in failed:
-        status = recipient.status if _STATUS.fullmatch(recipient.status) else "5.0.0"
-        lines += ["\r\n", _final_recipient(recipient.address), f"Action: failed\r\nStatus: {status}\r\n"]
+    lines = [plain_field("Original-Envelope-Id", from_xtext(envid))] if envid else []
+    lines += [plain_field("Reporting-MTA", f"dns; {reporting_mta}"), f"Arrival-Date: {format_date(arrival)}\r\n"]
+    for recipient in recipients:
+        lines.append("\r\n")
+        if recipient.orcpt:  # RFC 3461 6.3: as it was, but for the coding
+            kind, _, name = recipient.orcpt.partition(";")
+            lines.append(plain_field("Original-Recipient", f"{kind};{from_xtext(name)}"))
+        lines += [
+            _final_recipient(recipient.address),
+            f"Action: {recipient.action}\r\nStatus: {_status(recipient)}\r\n",
+        ]
         host = _host(recipient.remote_mta)
         if host:
             lines.append(plain_field("Remote-MTA", f"dns; {host}"))
@@ -126,8 +161,20 @@ def _final_recipient(address: Address) -> str:
     text = well_formed(str(address))
     if text.isascii():
         return plain_field("Final-Recipient", f"rfc822; {text}")
-    coded = _EMBEDDED.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", text)
-    return plain_field("Final-Recipient", f"utf-8; {coded}")
+    return plain_field("Final-Recipient", f"utf-8; {embed(text)}")
+
+
+def _status(recipient: ReportedRecipient) -> str:
+    if recipient.action == "failed":
+        return recipient.status if _FAILED.fullmatch(recipient.status) else "5.0.0"
+    return recipient.status if _SUCCEEDED.fullmatch(recipient.status) else "2.0.0"
+
+
+def _whole_part(original: bytes) -> Part:
+    """The mail itself (RFC 6522 3; RFC 6532 3.7 where its header is not ASCII)."""
+    kind = "rfc822" if split_section(original).isascii() else "global"
+    coding = "7bit" if original.isascii() else "8bit"
+    return Part(f"Content-Type: message/{kind}\r\nContent-Transfer-Encoding: {coding}\r\n", original)
 
 
 def _header_part(original: bytes) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from responder.mail.envelope import NO_WISH, Wish
 from responder.mail.status import Failure, Outcome, RemoteReply, Scope
 
 
@@ -20,6 +21,9 @@ class Envelope:
     id: str = ""  # the queue's name for it, for logs and for what is kept of it; no host sees it
     route: str = ""  # "host:port" or "[v6]:port": this host, which the operator named, in place of all others
     probe: bool = False  # ask whether the recipients would be accepted, and send nothing
+    wish: Wish = NO_WISH  # what the sender asks to be told of each recipient (RFC 3461), for hosts that offer DSN
+    ret: str = ""
+    envid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class RecipientResult:
     tls: str = ""  # "TLSv1.3"; "" in plain text
     tls_failure: str = ""  # why there is no TLS although the host offers it
     after_dot: bool = False  # the mail was handed over whole and no reply came: it may have arrived
+    tells: bool = False  # the host offers DSN and was told what the sender asks for: from here on that is its business
 
     @classmethod
     def success(cls, recipient: str, reply: RemoteReply) -> RecipientResult:

@@ -18,7 +18,7 @@ from aiosmtplib.protocol import SMTPProtocol
 from responder.mail.status import Failure, FailureError, Outcome, RemoteReply, Scope, Trouble, Verb, judge, soften
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import TIMEOUTS, Timeouts, dial, tls_context
-from responder.outbound.wire import blocks, canonical, mailbox, parameters
+from responder.outbound.wire import blocks, canonical, mailbox, parameters, wishes
 
 
 class ClientSession:
@@ -81,7 +81,8 @@ class ClientSession:
         except BaseException:
             self.abort()
             raise
-        return [self._result(recipient, end) for recipient, end in zip(envelope.recipients, ends, strict=True)]
+        tells = bool(wishes(envelope, self._smtp.esmtp_extensions))
+        return [self._result(recipient, end, tells) for recipient, end in zip(envelope.recipients, ends, strict=True)]
 
     async def close(self) -> None:
         """Say QUIT and hang up. Never raises, and takes a few seconds at most."""
@@ -151,11 +152,12 @@ class ClientSession:
             addresses = (sender, *mailboxes.values())
             options = parameters(envelope, addresses, len(content), self._smtp.esmtp_extensions)
             self._busy = True
+            asked = wishes(envelope, self._smtp.esmtp_extensions)
             await self._command(Verb.MAIL, f"FROM:<{sender}>", *options)
             accepted: dict[int, RemoteReply] = {}
             for n, address in mailboxes.items():
                 try:
-                    accepted[n] = await self._command(Verb.RCPT, f"TO:<{address}>", accepted=len(accepted))
+                    accepted[n] = await self._command(Verb.RCPT, f"TO:<{address}>", *asked, accepted=len(accepted))
                 except FailureError as error:
                     if error.failure.scope is not Scope.RECIPIENT:
                         raise
@@ -268,13 +270,15 @@ class ClientSession:
             except Exception:
                 self.abort()
 
-    def _result(self, recipient: str, end: Failure | RemoteReply) -> RecipientResult:
+    def _result(self, recipient: str, end: Failure | RemoteReply, tells: bool) -> RecipientResult:
         result = (
             RecipientResult.failed(recipient, end)
             if isinstance(end, Failure)
             else RecipientResult.success(recipient, end)
         )
-        return replace(result, host=self.host, address=self.address, tls=self.tls, tls_failure=self.tls_failure)
+        return replace(
+            result, host=self.host, address=self.address, tls=self.tls, tls_failure=self.tls_failure, tells=tells
+        )
 
 
 async def _drain(protocol: SMTPProtocol, reading: asyncio.Task[aiosmtplib.SMTPResponse], limit: float) -> None:

@@ -42,7 +42,17 @@ def parameters(envelope: Envelope, addresses: Iterable[str], size: int, offered:
         )  # where it is not offered the octets go as they are: a refusal would lose the mail
     if utf8:
         found.append("SMTPUTF8")
+    if "dsn" in offered:
+        found += [f"{name}={value}" for name, value in (("RET", envelope.ret), ("ENVID", envelope.envid)) if value]
     return found
+
+
+def wishes(envelope: Envelope, offered: Mapping[str, str]) -> list[str]:
+    """The parameters of RCPT for a host that offers these extensions (RFC 3461 4.1, 4.2)."""
+    if "dsn" not in offered:
+        return []
+    wish = envelope.wish
+    return [f"{name}={value}" for name, value in (("NOTIFY", wish.notify), ("ORCPT", wish.orcpt)) if value]
 
 
 def canonical(content: bytes) -> bytes:

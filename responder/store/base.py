@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from responder.mail.envelope import NO_WISH, Wish
 from responder.mail.lifecycle import Event, State
 
 
@@ -48,6 +49,9 @@ class NewMail:
     recipients: tuple[tuple[str, str], ...]
     note: str = ""
     authentication: str = ""  # JSON of `Verdicts`
+    ret: str = ""  # RET and ENVID of RFC 3461, as MAIL said them
+    envid: str = ""
+    wishes: tuple[Wish, ...] = ()  # one for each recipient, or none at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class InboundItem:
     content: bytes | None
     deaths: int = 0  # workers that died while they had it
     authentication: str = ""
+    wish: Wish = NO_WISH
+    ret: str = ""
+    envid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,9 @@ class NewOutbound:
     expires_at: float
     route: str = ""  # "host:port" in place of the recipient's MX hosts
     head: str = ""  # header fields for this recipient alone, which stand before the content
+    wish: Wish = NO_WISH  # what its sender asks to be told of it (RFC 3461)
+    ret: str = ""
+    envid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +144,19 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """A notification that a mail has arrived (RFC 3461 5.2.3), stored only where `windows` have room."""
+
+    message: NewOutbound
+    content: bytes
+    windows: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """How a worker's turn on an item ended: the event, why, and what is stored along with it.
+
+    `receipt` goes along with `ANSWER` and `SILENCE` alike, whatever becomes of `windows`: it has its own.
 
     `windows` hold for `ANSWER` alone: where one is exceeded, the event becomes `SILENCE` with its reason and nothing leaves, nor
     is `memory` stored. Where another run has changed what `memory` has seen, the event becomes `DEFER`, due at once, the attempt
@@ -150,6 +171,7 @@ class Settlement:
     due_at: float = 0.0
     memory: Memory | None = None
     arrivals: tuple[NewMail, ...] = ()
+    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -29,15 +27,13 @@ from responder.mail.lifecycle import State
 from responder.mail.thread import message_id as id_of
 from responder.store.base import InboundItem, NewMail, Settlement
 from responder.store.sqlite import SQLiteStore
+from responder.testing.background import PATIENCE, Loop
 from responder.testing.clock import StandingClock
 from responder.testing.letter import File, write_letter
 from responder.testing.outcome import Outcome, Sent
 
-T = TypeVar("T")
-
 DOMAIN = "example.org"
 SENDER = "ann@example.com"
-PATIENCE = 60.0  # seconds behind the agent's own time limit: then something hangs that must not
 
 
 class Inbox:
@@ -64,7 +60,7 @@ class Inbox:
         self._temporary = TemporaryDirectory() if folder is None else None
         place = folder or Path(self._temporary.name if self._temporary else "")
         place.mkdir(parents=True, exist_ok=True)
-        self._loop = _Loop()
+        self._loop = Loop()
         self._patience = self._inbox.timeout + PATIENCE
         self._host = _Host(4)
         self._store = SQLiteStore(place / "responder.db", self.clock)
@@ -216,36 +212,6 @@ class _Host(Host):
         except AgentError as error:
             self.errors[given[1].id] = error.detail
             raise
-
-
-class _Loop:
-    """An event loop in a thread: what an agent does in the background goes on between two mails."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="responder-testing", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """Run something there, and wait for it. Raises `TimeoutError`."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
-
-    def call(self, function: Any, *values: Any) -> None:
-        """Call a function there, and let what it woke take its turn."""
-
-        async def call() -> None:
-            function(*values)
-            for _ in range(3):
-                await asyncio.sleep(0)
-
-        self.run(call(), PATIENCE)
-
-    def close(self) -> None:
-        self.run(self._loop.shutdown_default_executor(), PATIENCE)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
-        if not self._thread.is_alive():
-            self._loop.close()
 
 
 def _agents(agent: str | type[Agent] | AgentFunction, folders: Sequence[Path]) -> tuple[str, dict[str, AgentType]]:

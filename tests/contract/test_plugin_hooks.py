@@ -120,7 +120,7 @@ def test_observer_when_it_is_async_then_it_is_refused(plugins: Plugins) -> None:
         ),
         (
             "@hookimpl\ndef responder_evnt(name):\n    pass\n",
-            r"unknown hook 'responder_evnt' \(there are: responder_agents, "
+            r"unknown hook 'responder_evnt' \(there are: responder_agents, responder_checks, "
             r"responder_commands, responder_event\)$",
         ),
         ("@hookimpl(specname='nothing')\ndef f():\n    pass\n", "unknown hook 'nothing'"),

@@ -56,8 +56,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "PostgreSQL": ({"store": "postgresql://u:hunter2-hunter2@db/x"}, "store", "PostgreSQL is not supported yet"),
     "submission": ({"listen": [{"protocol": "submission"}]}, "listen[0].protocol", "not supported yet"),
     "smtps": ({"listen": [{"protocol": "smtps"}]}, "listen[0].protocol", "not supported yet"),
-    "LMTP": ({"listen": [{"address": "127.0.0.1:0"}, {"protocol": "lmtp"}]}, "listen[1].protocol", "not supported"),
-    "PROXY protocol": ({"listen": [{"proxy_protocol": True}]}, "listen[0].proxy_protocol", "not supported yet"),
+    "LMTP on port 25": ({"listen": [{"address": "127.0.0.1:25", "protocol": "lmtp"}]}, "listen[0].protocol", "RFC 2033"),
+    "no proxies": ({"listen": [{"proxy_protocol": True, "proxies": []}]}, "listen[0].proxies", "wants the networks"),
+    "bad mode": ({"listen": [{"address": "unix:s", "mode": "rw"}]}, "listen[0].mode", "wants permissions in octal"),
+    "socket twice": (
+        {"listen": [{"address": "systemd:a"}, {"address": "systemd:a"}]}, "listen[1].address", "listened on twice"
+    ),
     "TLS": ({"tls": {"certificate": "c.pem", "key": "k.pem"}}, "tls", "not supported yet"),
     "store below a file": ({"store": "sqlite:responder.toml/x.db"}, "store", "x.db: there is a file where a folder is wanted"),
     "store is a folder": ({"store": "sqlite:folder"}, "store", "folder: "),

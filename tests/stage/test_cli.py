@@ -218,7 +218,7 @@ def test_version_when_asked_then_one_line(operator: Operator) -> None:
     assert re.fullmatch(r"responder \S.*\n", result.out)
 
 
-VERBS = ["serve", "check", "plugins", "new", "new plugin", "password", "try", "queue", "explain"] + [
+VERBS = ["serve", "check", "plugins", "new", "new plugin", "new check", "password", "try", "queue", "explain"] + [
     f"queue {what}" for what in ("list", "show", "retry", "hold", "release", "drop", "stats")
 ]
 

@@ -54,8 +54,27 @@ def test_plugin_when_new_then_its_test_passes_and_the_agent_answers(operator: Op
     assert tried.status == 0 and "Hello, ann@client.example!\n\nYou wrote:\n\nHow are you?" in tried.out
 
 
-def test_plugin_when_new_then_linter_and_type_checker_have_nothing_to_say(operator: Operator) -> None:
-    operator("new", "plugin", "price-list")
+def test_check_when_new_then_its_test_passes_and_the_table_that_is_told_has_it_asked(operator: Operator) -> None:
+    result = operator("new", "check", "price-list")
+    assert (result.status, result.err) == (0, "")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "responder.testing", "-p", "no:cacheprovider", "own"],
+        cwd=operator.folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0 and "2 passed" in run.stdout, run.stdout + run.stderr
+    [table] = re.findall(r"^    (\[checks\..*\])$", result.out, re.MULTILINE)
+    operator.file.write_text(f"{BASIC}{table}\n")
+    assert re.search(r"^price-list  price-list  mail, data  10s ", operator("check").out, re.MULTILINE)
+    assert "already there" in operator("new", "check", "price-list").err
+
+
+@pytest.mark.parametrize("what", ["plugin", "check"])
+def test_plugin_when_new_then_linter_and_type_checker_have_nothing_to_say(operator: Operator, what: str) -> None:
+    operator("new", what, "price-list")
     paths = [str(path) for path in sorted((operator.folder / "own").glob("*.py"))]
     for command in (
         ["ruff", "check", "--isolated", "--no-cache"],

@@ -20,6 +20,7 @@ from tests.support.dialog import Front, listening
 
 WAIT = 20.0
 ENVELOPE = b"HELO client.example\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<echo@test.example>\r\nDATA\r\n"
+PATIENT = {"limits": {"junk_commands": 1_000_000}}  # where what is meant is how much is kept, not how much is said
 MESSAGE = b"Subject: hello\r\n\r\nhello\r\n.\r\n"
 
 
@@ -202,11 +203,11 @@ async def test_many_clients_at_once_each_get_their_mail_stored(front: Front) -> 
 
 
 async def test_pipelined_input_waits_while_a_mail_is_stored_and_memory_is_bounded(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Megabytes of further commands behind the dot: reading is paused, and all is answered when the store is done."""
-    gate = Gate(front, monkeypatch, committed=False)
-    async with connected(front) as client:
+    async with listening(tmp_path, PATIENT) as front, connected(front) as client:
+        gate = Gate(front, monkeypatch, committed=False)
         await client.begin()
         noops = 300_000
         client.say(MESSAGE + b"NOOP\r\n" * noops)
@@ -222,9 +223,9 @@ async def test_pipelined_input_waits_while_a_mail_is_stored_and_memory_is_bounde
         assert len(await asyncio.wait_for(client.reader.readexactly(expected), WAIT)) == expected
 
 
-async def test_client_that_does_not_read_is_not_run_for(front: Front) -> None:
+async def test_client_that_does_not_read_is_not_run_for(tmp_path: Path) -> None:
     """Commands whose replies nobody takes: the session stops, instead of keeping replies without end."""
-    async with connected(front) as client:
+    async with listening(tmp_path, PATIENT) as front, connected(front) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         flood = b"HELP\r\n" * 50_000
         for _ in range(20):

@@ -4,11 +4,18 @@ One file is one connection. Lines, by what they begin with:
 
     # RFC 5321 4.1.1.4: what it shows       the first line; more lines of `#` are comments
     @set limits.recipients = 2              the server's configuration, as TOML (before the first line of the conversation)
+    @listen protocol = "lmtp"               the listener's own configuration, as TOML
     C: NOOP                                 sent with CRLF; several lines without an S: between them leave in one write
     R: MAIL FROM:<\x00>\r\n                 sent as it is, with the escapes of a Python bytes literal, no line end added
     L: 3000 a                               that text so many times, no line end added
     S: 250 2.0.0 Queued as {id}             a reply line: `*` stands for anything, {id} for a mail's id
-    @ehlo                                   the greeting and EHLO, as 01-ehlo.txt has them
+    @ehlo                                   the greeting and EHLO, as 01-ehlo.txt has them; `@ehlo STARTTLS` where that is offered
+    @hello AUTH PLAIN LOGIN                 EHLO alone, and what it offers besides
+    @lhlo                                   the same in LMTP, with LHLO
+    @certificate                            the listener has one (before the first line of the conversation)
+    @users                                  the users of `tests.support.logins` may log in (with `@listen auth = ...`)
+    @starttls                               STARTTLS, its reply and the handshake; @handshake is the last of these alone
+    @wait 2                                 so many seconds pass, once somebody waits for them
     @segment                                what was written so far leaves now, and the server has read it before the rest
     @half-close                             the client says that it has nothing more to send
     @closed                                 the server closes, and says nothing more
@@ -18,6 +25,7 @@ One file is one connection. Lines, by what they begin with:
     @from a@example.org                     the reverse-path of the last mail; nothing behind it: the null one
     @content Subject: x\r\n\r\nhello\r\n    what the last mail is, behind the trace field that we add
     @trace * with ESMTP id *                that trace field, unfolded
+    @wishes HDRS QQ314 SUCCESS,DELAY -      RET and ENVID of the last mail, NOTIFY and ORCPT of each item; - where there is none
 """
 
 from __future__ import annotations
@@ -27,26 +35,34 @@ import codecs
 import contextlib
 import re
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from responder.agents.router import Router
 from responder.config import Config, Listen
+from responder.decoy.trap import make_trap
+from responder.inbound.dialect_file import chosen
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.listener import Listener
 from responder.inbound.sessions import Sessions
+from responder.intake.greylist import Greylist
+from responder.intake.policy import Policy
 from responder.intake.stage import Intake
 from responder.mail.lifecycle import State
 from responder.store.sqlite import SQLiteStore
+from tests.support import logins
 from tests.support.clock import ManualClock
 
 WAIT = 20.0  # seconds that a reply may take on a busy machine before the test fails
 DOMAINS = ["test.example", "other.example", "xn--bcher-kva.example"]
 INBOXES = ["echo", "bob", "alice.b", '"a b"', "grüße", "only@other.example", "team-*"]
-EHLO = ("PIPELINING", "SIZE *", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "HELP")
-_CHECKS = ("@mails", "@items", "@from", "@content", "@trace")
+EHLO = (
+    *("PIPELINING", "SIZE *", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"),
+    *("CHUNKING", "BINARYMIME", "DSN", "HELP"),
+)
+_CHECKS = ("@mails", "@items", "@from", "@content", "@trace", "@wishes")
 
 
 @dataclass
@@ -55,8 +71,10 @@ class Dialog:
 
     title: str
     settings: dict[str, Any] = field(default_factory=dict)
+    listen: dict[str, Any] = field(default_factory=dict)
     steps: list[tuple[str, Any]] = field(default_factory=list)
     checks: dict[str, str] = field(default_factory=dict)
+    has: set[str] = field(default_factory=set)
 
     @property
     def cuts(self) -> int:
@@ -77,15 +95,31 @@ def read(path: Path) -> Dialog:
             continue
         if word == "@set":
             _merge(dialog.settings, tomllib.loads(rest))
+        elif word == "@listen":
+            _merge(dialog.listen, tomllib.loads(rest))
         elif word in ("C:", "R:", "L:"):
             _write(dialog.steps, _octets(word, rest))
         elif word == "S:":
             dialog.steps.append(("expect", rest))
-        elif word == "@ehlo":
-            dialog.steps += [("expect", "220 mx.test.example ESMTP"), ("write", b"EHLO client.example\r\n")]
-            dialog.steps += [("expect", f"250-{line}") for line in ("mx.test.example", *EHLO[:-1])]
+        elif word in ("@ehlo", "@lhlo", "@hello"):
+            name, hello = ("LMTP", b"LHLO") if word == "@lhlo" else ("ESMTP", b"EHLO")
+            if word != "@hello":
+                dialog.steps.append(("expect", f"220 mx.test.example {name}"))
+            offers = ("mx.test.example", *EHLO[:-1], *filter(None, [rest]))
+            dialog.steps.append(("write", hello + b" client.example\r\n"))
+            dialog.steps += [("expect", f"250-{line}") for line in offers]
             dialog.steps.append(("expect", f"250 {EHLO[-1]}"))
-        elif word in ("@segment", "@half-close", "@closed", "@everywhere"):
+        elif word in ("@certificate", "@users"):
+            dialog.has.add(word[1:])
+        elif word == "@starttls":
+            dialog.steps += [
+                ("write", b"STARTTLS\r\n"),
+                ("expect", "220 2.0.0 Ready to start TLS"),
+                ("handshake", None),
+            ]
+        elif word == "@wait":
+            dialog.steps.append(("wait", float(rest)))
+        elif word in ("@handshake", "@segment", "@half-close", "@closed", "@everywhere"):
             dialog.steps.append((word[1:], None))
         elif word in _CHECKS:
             dialog.checks[word[1:]] = rest
@@ -141,13 +175,15 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[Front]:
+async def listening(
+    folder: Path, settings: dict[str, Any], listen: Mapping[str, Any] | None = None, has: Collection[str] = ()
+) -> AsyncIterator[Front]:
     """A front for the length of the block. What comes in stays RECEIVED: nothing answers."""
     base: dict[str, Any] = {
         "hostname": "mx.test.example",
         "domains": DOMAINS,
         "inboxes": {name: {"agent": "echo"} for name in INBOXES},
-        "limits": {"connection_rate": "off", "unknown_recipients": "off"},
+        "limits": {"connection_rate": "off", "unknown_recipients": "off", "tarpit": "0s"},
     }
     _merge(base, settings)
     config = Config.model_validate(base)
@@ -156,23 +192,34 @@ async def listening(folder: Path, settings: dict[str, Any]) -> AsyncIterator[Fro
     gatekeeper = Gatekeeper(config.limits, clock)
     router = Router(config.inboxes, config.domains)
     intake = Intake(config.hostname, config.limits.hops, router, gatekeeper, store, clock)
+    greylist = Greylist(config.greylist, store, clock) if config.greylist.enabled else None
+    intake.policy = Policy(gatekeeper, config.authentication.trusted_networks, greylist=greylist)
     service = Sessions(config.hostname, config.limits, gatekeeper, intake, clock)
     listener = Listener(service)
+    place = Listen.model_validate({"address": "127.0.0.1:0", **(listen or {})})
+    decoy = config.decoy.model_copy(update={"transcript": folder / "decoy.jsonl"})
+    config = config.model_copy(update={"listen": (place,), "decoy": decoy})
+    service.dialects = chosen(config)
+    service.decoy = trap = make_trap(config, clock)
+    service.certificate = logins.shown(folder, clock) if "certificate" in has else None
+    service.login = logins.logins(folder, clock, config.auth.failures) if "users" in has else None
     await store.open()
     try:
-        await listener.open([Listen(address="127.0.0.1:0")])
+        await listener.open([place])
         yield Front(service, listener, store, clock)
     finally:
         await listener.drain(0)
         await store.close()
+        if trap is not None:
+            trap.transcript.close()
 
 
 async def play(dialog: Dialog, folder: Path, cut: int = 0) -> None:
     """Play it against a server of its own. `cut` divides the write behind `@everywhere` there. Raises `AssertionError`."""
-    async with listening(folder, dialog.settings) as front:
+    async with listening(folder, dialog.settings, dialog.listen, dialog.has) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         try:
-            await _converse(dialog, reader, writer, cut)
+            await _converse(dialog, reader, writer, cut, front.clock)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -180,7 +227,9 @@ async def play(dialog: Dialog, folder: Path, cut: int = 0) -> None:
         await _check(dialog.checks, front.store)
 
 
-async def _converse(dialog: Dialog, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int) -> None:
+async def _converse(
+    dialog: Dialog, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int, clock: ManualClock
+) -> None:
     said: list[str] = []
     divided = False
     for kind, value in dialog.steps:
@@ -196,6 +245,10 @@ async def _converse(dialog: Dialog, reader: asyncio.StreamReader, writer: asynci
             divided = True
         elif kind == "segment":
             await _settle()
+        elif kind == "handshake":
+            await writer.start_tls(logins.trusting(), server_hostname=logins.NAME, ssl_handshake_timeout=WAIT)
+        elif kind == "wait":
+            await _pass(clock, value)
         elif kind == "half-close":
             writer.write_eof()
         elif kind == "closed":
@@ -216,6 +269,14 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
+async def _pass(clock: ManualClock, seconds: float) -> None:
+    """Let time pass once somebody waits for it: the sweep always does."""
+    async with asyncio.timeout(WAIT):
+        while clock.sleeping < 2:
+            await asyncio.sleep(0.001)
+    clock.advance(seconds)
+
+
 def pattern(text: str) -> re.Pattern[str]:
     """A reply line as a regular expression."""
     words = {"*": ".*", "{id}": "[0-9a-z]{18}"}
@@ -234,6 +295,10 @@ async def _check(checks: dict[str, str], store: SQLiteStore) -> None:
         assert [item.recipient for item in sorted(items, key=lambda item: item.id)] == checks["items"].split(" ")
     if "from" in checks:
         assert items[-1].sender == checks["from"]
+    if "wishes" in checks:
+        claimed = [item for item in (await store.claim_inbound("dialog", 1000))[0] if item.mail_id == mails[-1]]
+        asked = [claimed[0].ret, claimed[0].envid, *(text for item in claimed for text in item.wish)]
+        assert " ".join(text or "-" for text in asked) == checks["wishes"]
     if "content" in checks or "trace" in checks:
         stored = await store.content(mails[-1])
         end = re.search(rb"\r\n(?![ \t])", stored)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def configuration(**changes: Any) -> dict[str, Any]:
         "store": "sqlite:state/responder.db",
         "plugins": [str(ROOT / "plugins")],
         "listen": [{"address": f"127.0.0.1:{free_port()}"}],
-        "limits": {"connection_rate": "off", "unknown_recipients": "off", "connections_per_ip": 1000},
+        "limits": {"connection_rate": "off", "unknown_recipients": "off", "connections_per_ip": 1000, "tarpit": "0s"},
         "inboxes": {
             "echo": {"agent": "echo"},
             "current-time": {"agent": "current-time"},
@@ -122,13 +122,18 @@ class ServerProcess:
         self.config = config
         self.file.write_text(to_toml(config), encoding="utf-8")
 
-    def start(self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
-        """Start it in a process group of its own and wait until it accepts mail. `prefix` goes before the command."""
+    def start(
+        self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+    ) -> None:
+        """Start it in a process group of its own and wait until it accepts mail. `prefix` goes before the command; `pass_fds`
+        stay open in it."""
         offset = self.log.stat().st_size if self.log.exists() else 0
-        self.spawn(prefix=prefix, env=env)
+        self.spawn(prefix=prefix, env=env, pass_fds=pass_fds)
         self.wait_for_log(" ready ", offset)
 
-    def spawn(self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
+    def spawn(
+        self, *, prefix: tuple[str, ...] = (), env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+    ) -> None:
         """Start it, without waiting for anything."""
         assert self.process is None
         with self.output.open("ab") as out, self.log.open("ab") as log:
@@ -140,6 +145,7 @@ class ServerProcess:
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
             )
 
     def wait_for_log(self, text: str, offset: int = 0, seconds: float = START) -> str:

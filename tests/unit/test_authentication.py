@@ -302,7 +302,7 @@ REST = b"From: a@example.org\r\n\r\nAuthentication-Results: mx.example.net; body
     ],
 )
 def test_forged_results_when_of_this_host_then_they_are_removed(forgery: bytes) -> None:
-    kept = b"X: y\r" if forgery.startswith(b"X") else b""
+    kept = b"X: y\r\n" if forgery.startswith(b"X") else b""
     assert strip_forged(forgery + REST, HOST) == kept + REST
     assert strip_forged(b"A: b\r\n" + forgery + REST, HOST) == b"A: b\r\n" + kept + REST
 

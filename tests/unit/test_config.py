@@ -207,8 +207,7 @@ def test_inbox_when_given_whole_then_all_of_it_is_there() -> None:
     ("toml", "key", "fatal"),
     [
         ('store = "postgresql://host/db"', "store", True),
-        ('[[listen]]\nprotocol = "lmtp"', "listen[0].protocol", True),
-        ("[[listen]]\nproxy_protocol = true", "listen[0].proxy_protocol", True),
+        ('[[listen]]\nproxy_protocol = true\nproxies = ["0.0.0.0/0"]', "listen[0].proxies", False),
         ("processes = 2", "processes", False),
         ("[inboxes]", "inboxes", False),
         ('hostname = "localhost"', "hostname", False),

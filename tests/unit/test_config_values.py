@@ -90,6 +90,9 @@ def test_rate_when_malformed_then_one_line_says_so(value: object) -> None:
         ("[::1]:0", "::1", 0, None),
         ("unix:state/smtp.sock", "", 0, Path("state/smtp.sock")),
         ("unix:/run/a:1", "", 0, Path("/run/a:1")),
+        ("[fe80::1%eth0]:25", "fe80::1%eth0", 25, None),
+        ("systemd:smtp", "", 0, None),
+        ("systemd:0", "", 0, None),
     ],
 )
 def test_listen_when_well_formed_then_host_and_port_or_path(
@@ -122,6 +125,10 @@ def test_listen_when_well_formed_then_host_and_port_or_path(
         "unix:",
         "unix:/",
         f"unix:/{'x' * 107}",
+        "systemd:",
+        "systemd:a:b",
+        "systemd:a b",
+        f"systemd:{'x' * 256}",
         "host:25\n",
         "host:２5",
     ],

@@ -228,7 +228,7 @@ def test_hooks_when_there_are_any_then_the_page_has_them_with_their_arguments() 
         for name, member in vars(hookspecs).items()
         if hasattr(member, "responder_spec") and callable(member)
     ]
-    assert len(specified) == 3
+    assert len(specified) == 4
     assert names(rows(PLUGINS, "The hooks")) == specified
     source = inspect.getsource(hookspecs)
     assert source.count("@hookspec\n") == len(specified)  # and each says what it is for
@@ -381,9 +381,12 @@ def test_defaults_when_named_then_they_are_the_model_s() -> None:
 
 
 def test_unit_file_when_read_then_it_runs_verbs_that_there_are() -> None:
-    [unit] = blocks(OPERATING, "ini")
+    unit, sockets, postfix = blocks(OPERATING, "ini")
     assert re.findall(r"^Exec\w+=/opt/responder/bin/responder (\w+) --config", unit, re.MULTILINE) == ["serve", "check"]
     assert "RestartPreventExitStatus=2\n" in unit
+    assert "Type=notify\n" in unit
+    assert f'"systemd:{re.findall("^FileDescriptorName=(.+)$", sockets, re.MULTILINE)[0]}"' in OPERATING
+    assert "lmtp:unix:" in postfix
 
 
 @pytest.mark.parametrize("text", [PLUGINS, OPERATING])

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from responder.mail.address import Address, parse
-from responder.mail.dsn import MAX_DIAGNOSTIC, MAX_SECTION, FailedRecipient, compose_dsn
+from responder.mail.dsn import MAX_DIAGNOSTIC, MAX_SECTION, ReportedRecipient, compose_dsn
 
 ALICE = parse("alice@example.net")
 BOB = parse("bob@remote.example")
@@ -22,15 +22,15 @@ ORIGINAL = (
     b"From: Alice <alice@example.net>\r\nTo: bob@remote.example\r\nSubject: Hello\r\nMessage-ID: <1@example.net>\r\n"
     b"\r\nthe body stays here\r\n"
 )
-REFUSED = FailedRecipient(BOB, "5.1.1", "550 5.1.1 No such user", "mx.remote.example", 1700000100.0)
+REFUSED = ReportedRecipient(BOB, "5.1.1", "550 5.1.1 No such user", "mx.remote.example", 1700000100.0)
 
 
-def dsn(*failed: FailedRecipient, original: bytes = ORIGINAL, to: Address = ALICE) -> bytes:
+def dsn(*failed: ReportedRecipient, original: bytes = ORIGINAL, to: Address = ALICE) -> bytes:
     return compose_dsn(
         reporting_mta="mx.example.org",
         postmaster=parse("mailer-daemon@example.org"),
         to=to,
-        failed=failed or (REFUSED,),
+        recipients=failed or (REFUSED,),
         original=original,
         arrival=1700000000.0,
         now=1700000200.0,
@@ -90,7 +90,7 @@ def test_failed_delivery_is_reported_field_by_field() -> None:
 
 
 def test_failure_without_a_remote_host_says_so() -> None:
-    _, words, blocks, _ = reparsed(dsn(FailedRecipient(BOB, "4.4.7", "expired after 5 days"), FailedRecipient(ALICE)))
+    _, words, blocks, _ = reparsed(dsn(ReportedRecipient(BOB, "4.4.7", "expired after 5 days"), ReportedRecipient(ALICE)))
     assert blocks[1] == {
         "Final-Recipient": "rfc822; bob@remote.example",
         "Action": "failed",
@@ -103,11 +103,11 @@ def test_failure_without_a_remote_host_says_so() -> None:
 
 @pytest.mark.parametrize("status", ["", "5", "2.0.0", "5.1.1\r\nX: y", "5.1.1000", "550", "5.1.١"])
 def test_status_that_is_none_becomes_unspecified(status: str) -> None:
-    assert reparsed(dsn(FailedRecipient(BOB, status)))[2][1]["Status"] == "5.0.0"
+    assert reparsed(dsn(ReportedRecipient(BOB, status)))[2][1]["Status"] == "5.0.0"
 
 
 def test_address_that_is_not_ascii_is_downgraded_and_readable() -> None:
-    raw = dsn(FailedRecipient(parse("jürgen+a@remote.example")))
+    raw = dsn(ReportedRecipient(parse("jürgen+a@remote.example")))
     assert raw.isascii()
     _, words, blocks, _ = reparsed(raw)
     assert blocks[1]["Final-Recipient"] == r"utf-8; j\x{FC}rgen\x{2B}a@remote.example"
@@ -156,7 +156,7 @@ def test_odd_originals_are_reported_too(original: bytes) -> None:
 @example("--=_boundary--", "mx", "5.1.1")
 @settings(max_examples=150, deadline=None)
 def test_no_reply_of_a_remote_host_breaks_the_report(diagnostic: str, host: str, status: str) -> None:
-    raw = dsn(FailedRecipient(BOB, status, diagnostic, host, 1.0), REFUSED)
+    raw = dsn(ReportedRecipient(BOB, status, diagnostic, host, 1.0), REFUSED)
     assert raw.isascii() and len(raw) < 12_000
     message, words, blocks, header = reparsed(raw)
     assert len(message.keys()) == 12
@@ -174,6 +174,6 @@ def test_no_reply_of_a_remote_host_breaks_the_report(diagnostic: str, host: str,
 def test_nothing_failed_or_no_message_id_is_an_error() -> None:
     arguments = {"reporting_mta": "x", "postmaster": BOB, "to": ALICE, "original": b"", "arrival": 0.0, "now": 0.0}
     with pytest.raises(ValueError, match="recipient"):
-        compose_dsn(failed=[], message_id=MESSAGE_ID, **arguments)  # type: ignore[arg-type]
+        compose_dsn(recipients=[], message_id=MESSAGE_ID, **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Message-ID"):
-        compose_dsn(failed=[REFUSED], message_id="x", **arguments)  # type: ignore[arg-type]
+        compose_dsn(recipients=[REFUSED], message_id="x", **arguments)  # type: ignore[arg-type]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.mail.address import parse
-from responder.mail.envelope import EnvelopeError, PathError, parse_path
+from responder.mail.envelope import (
+    EnvelopeError,
+    LongPathError,
+    PathError,
+    Wish,
+    from_xtext,
+    parse_envid,
+    parse_path,
+    parse_wish,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +129,74 @@ def test_hostile_argument_costs_no_more_than_its_length() -> None:
     ):
         with pytest.raises(EnvelopeError):
             parse_path("TO", text)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wish"),
+    [
+        ({}, Wish()),
+        ({"NOTIFY": "never"}, Wish("NEVER")),
+        ({"NOTIFY": "Delay,SUCCESS"}, Wish("SUCCESS,DELAY")),
+        ({"ORCPT": "rfc822;Bob+2BTag@example.net"}, Wish("", "rfc822;Bob+2BTag@example.net")),
+        ({"ORCPT": r"utf-8;j\x{FC}r\x{2B}gen@example.net"}, Wish("", r"utf-8;j\x{FC}r\x{2B}gen@example.net")),
+        ({"ORCPT": "UTF-8;jürgen@example.net", "NOTIFY": "FAILURE"}, Wish("FAILURE", r"UTF-8;j\x{FC}rgen@example.net")),
+    ],
+)
+def test_wish_is_read(parameters: dict[str, str | None], wish: Wish) -> None:
+    assert parse_wish(parameters, utf8=True) == wish
+
+
+def test_parameter_that_is_none_of_rcpt_is_told_apart() -> None:
+    assert parse_wish({"NOTIFY": "NEVER", "SIZE": "5"}, utf8=False) is None
+
+
+@pytest.mark.parametrize("notify", ["", "NEVER,DELAY", "SUCCESS,SUCCESS", "SUCCESS,", "SUCCES", "ſUCCESS"])
+def test_notify_that_is_malformed_is_an_error(notify: str) -> None:
+    with pytest.raises(EnvelopeError):
+        parse_wish({"NOTIFY": notify}, utf8=True)
+
+
+@pytest.mark.parametrize(
+    ("notify", "success", "failure"),
+    [
+        ("", False, True),
+        ("NEVER", False, False),
+        ("SUCCESS", True, False),
+        ("DELAY", False, False),
+        ("SUCCESS,FAILURE", True, True),
+    ],
+)
+def test_wish_says_what_is_told(notify: str, success: bool, failure: bool) -> None:
+    assert (Wish(notify).success, Wish(notify).failure) == (success, failure)
+
+
+@given(st.text(max_size=60), st.booleans())
+def test_any_orcpt_is_one_that_any_host_can_take_or_an_error(value: str, utf8: bool) -> None:
+    for text in (value, f"rfc822;{value}", f"utf-8;{value}"):
+        try:
+            wish = parse_wish({"ORCPT": text}, utf8=utf8)
+        except EnvelopeError:
+            continue
+        assert wish is not None
+        assert re.fullmatch(r"[A-Za-z0-9-]+;[!-<>-~]+", wish.orcpt)
+        assert len(wish.orcpt) <= 500
+        assert from_xtext(wish.orcpt).isprintable()
+        assert parse_wish({"ORCPT": wish.orcpt}, utf8=False) == wish
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30))
+def test_xtext_is_read_back(text: str) -> None:
+    coded = "".join([c if c not in "+= " else f"+{ord(c):02X}" for c in text])
+    assert parse_envid(coded) == coded
+    assert from_xtext(coded) == text
+
+
+@pytest.mark.parametrize("octets", [255, 256, 257])
+def test_path_has_at_most_256_octets_with_its_brackets(octets: int) -> None:
+    argument = f"FROM:<{'ü' * 20}@" + "abcd." * 42 + "a" * (octets - 253) + ">"
+    assert len(argument.encode()) == octets + 5
+    if octets <= 256:
+        assert parse_path("FROM", argument).address is not None
+    else:
+        with pytest.raises(LongPathError):
+            parse_path("FROM", argument)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.mail.address import parse
-from responder.mail.dsn import FailedRecipient, compose_dsn
+from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.report import MAX_MAIL, MAX_REPORTS, MAX_TEXT, Report, bounce_of, parse_report
 
 WHO = "ann@example.net"
@@ -19,12 +19,12 @@ def crlf(text: str) -> bytes:
     return text.replace("\n", "\r\n").encode()
 
 
-def own(*failed: FailedRecipient, original: bytes = b"Subject: x\r\n\r\n") -> bytes:
+def own(*failed: ReportedRecipient, original: bytes = b"Subject: x\r\n\r\n") -> bytes:
     return compose_dsn(
         reporting_mta="mx.example.org",
         postmaster=parse("postmaster@example.org"),
         to=parse("bounces+x@example.org"),
-        failed=failed,
+        recipients=failed,
         original=original,
         arrival=1700000000.0,
         now=1700000100.0,
@@ -204,8 +204,8 @@ Content-Type: text/html
 
 def test_our_own_notification_is_read_back() -> None:
     content = own(
-        FailedRecipient(parse(WHO), "5.1.1", "550 5.1.1 who?", "mx.example.net", 1700000050.0),
-        FailedRecipient(parse("größe@example.net"), "", "no answer"),
+        ReportedRecipient(parse(WHO), "5.1.1", "550 5.1.1 who?", "mx.example.net", 1700000050.0),
+        ReportedRecipient(parse("größe@example.net"), "", "no answer"),
     )
     assert parse_report(content) == [
         Report(WHO, "failed", "5.1.1", "550 5.1.1 who?"),
@@ -215,7 +215,7 @@ def test_our_own_notification_is_read_back() -> None:
 
 
 def test_mail_that_was_put_off_until_its_end_is_permanent() -> None:
-    content = own(FailedRecipient(parse(WHO), "4.4.7", "451 later", "mx.example.net"))
+    content = own(ReportedRecipient(parse(WHO), "4.4.7", "451 later", "mx.example.net"))
     assert bounce_of(content, WHO) == (True, "4.4.7", "451 later")
 
 

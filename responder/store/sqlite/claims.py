@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 
+from responder.mail.envelope import NO_WISH, Wish
 from responder.store.base import Claim, InboundItem, OutboundItem
 from responder.store.sqlite.steps import charge
 
@@ -31,13 +32,30 @@ def claim_inbound(
     rows = connection.execute(
         "SELECT i.id, i.mail, i.recipient, i.inbox, i.attempts, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id,"
         " CASE WHEN m.size <= ? THEN (SELECT data FROM content WHERE id = i.mail) END, i.deaths,"
-        " m.authentication"
+        " m.authentication, i.notify, i.orcpt, m.ret, m.envid"
         " FROM json_each(?) AS chosen JOIN inbound i ON i.id = chosen.value JOIN mail m ON m.id = i.mail ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
     ).fetchall()
     items = [
-        InboundItem(item, mail, recipient, inbox, Claim(token, attempts + 1), *rest)
-        for item, mail, recipient, inbox, attempts, *rest in rows
+        InboundItem(
+            id=row[0],
+            mail_id=row[1],
+            recipient=row[2],
+            inbox=row[3],
+            claim=Claim(token, row[4] + 1),
+            received_at=row[5],
+            reverse_path=row[6],
+            peer=row[7],
+            helo=row[8],
+            message_id=row[9],
+            content=row[10],
+            deaths=row[11],
+            authentication=row[12],
+            wish=_wish(row[13], row[14]),
+            ret=row[15],
+            envid=row[16],
+        )
+        for row in rows
     ]
     charge(connection, "inbound", chosen, token, now)
     return items, _next_due(connection, "inbound")
@@ -50,7 +68,7 @@ def claim_outbound(
     charge(connection, "outbound", chosen, token, now)
     rows = connection.execute(
         "SELECT o.id, o.kind, o.cause, o.inbox, o.content, o.reverse_path, o.recipient, o.domain, o.return_to,"
-        " o.created_at, o.expires_at, o.route, o.head, o.attempts,"
+        " o.created_at, o.expires_at, o.route, o.head, o.attempts, o.notify, o.orcpt, o.ret, o.envid,"
         " (SELECT data FROM content c WHERE c.id = o.content AND length(c.data) <= ?)"
         " FROM json_each(?) AS chosen JOIN outbound o ON o.id = chosen.value ORDER BY chosen.key",
         (INLINE, json.dumps(chosen)),
@@ -71,11 +89,18 @@ def claim_outbound(
             route=row[11],
             head=row[12],
             claim=Claim(token, row[13]),
-            content=row[14],
+            wish=_wish(row[14], row[15]),
+            ret=row[16],
+            envid=row[17],
+            content=row[18],
         )
         for row in rows
     ]
     return items, _next_due(connection, "outbound")
+
+
+def _wish(notify: str, orcpt: str) -> Wish:
+    return Wish(notify, orcpt) if notify or orcpt else NO_WISH
 
 
 def _choose(

@@ -6,12 +6,14 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
+from responder.mail.envelope import NO_WISH
 from responder.mail.lifecycle import Event, State
 from responder.store.base import (
     InboundItem,
     NewMail,
     OutboundItem,
     Settlement,
+    Window,
 )
 from responder.store.sqlite.memory import unchanged, write
 from responder.store.sqlite.steps import Counters, current, free, insert, settle, tell
@@ -22,27 +24,38 @@ End = tuple[State, str] | None
 def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[None]:
     insert(
         connection,
-        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size, authentication)",
+        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size, authentication, ret, envid)",
         [
-            (m.id, m.received_at, m.reverse_path, m.peer, m.helo, m.message_id, len(m.content), m.authentication)
+            (
+                m.id,
+                m.received_at,
+                m.reverse_path,
+                m.peer,
+                m.helo,
+                m.message_id,
+                len(m.content),
+                m.authentication,
+                m.ret,
+                m.envid,
+            )
             for m in mails
         ],
     )
     insert(connection, "INSERT INTO content (id, data)", [(mail.id, mail.content) for mail in mails])
     items = [
-        (f"{mail.id}.{number}", mail, recipient, inbox)
+        (f"{mail.id}.{number}", mail, recipient, inbox, *(mail.wishes[number] if mail.wishes else NO_WISH))
         for mail in mails
         for number, (recipient, inbox) in enumerate(mail.recipients)
     ]
     insert(
         connection,
-        "INSERT INTO inbound (id, mail, recipient, inbox, state, attempts, due_at, claim, changed_at)",
+        "INSERT INTO inbound (id, mail, recipient, inbox, state, attempts, due_at, claim, changed_at, notify, orcpt)",
         [
-            (item, mail.id, recipient, inbox, State.RECEIVED, 0, mail.received_at, "", mail.received_at)
-            for item, mail, recipient, inbox in items
+            (item, mail.id, recipient, inbox, State.RECEIVED, 0, mail.received_at, "", mail.received_at, notify, orcpt)
+            for item, mail, recipient, inbox, notify, orcpt in items
         ],
     )
-    tell(connection, [(item, mail.received_at, "accept", State.RECEIVED, mail.note) for item, mail, _, _ in items])
+    tell(connection, [(item, mail.received_at, "accept", State.RECEIVED, mail.note) for item, mail, *_ in items])
     return [None] * len(mails)
 
 
@@ -90,13 +103,14 @@ UNREST = "state-changed: what this agent's runs read never stands still; does a 
 SOON = 50  # refused runs of a mail that are done again at once
 REFUSALS = 1000  # refused runs of a mail before it is given up: somebody else than other mails changes what they read
 SLOWEST = 10.0  # seconds between two of them at the most
+RECEIVED = (Event.ANSWER, Event.SILENCE)  # the ends of a turn behind which a mail has arrived
 
 
 def settle_inbound(
     connection: sqlite3.Connection, settlements: Sequence[tuple[InboundItem, Settlement]], now: float
 ) -> list[End]:
     mine = current(connection, "inbound", [(i.id, i.claim.token, i.claim.attempts) for i, _ in settlements])
-    counters = Counters(connection, [window for _, settlement in settlements for window in settlement.windows], now)
+    counters = Counters(connection, [window for _, settlement in settlements for window in _windows(settlement)], now)
     ends: dict[str, tuple[Event, str, float]] = {}
     stored: list[Settlement] = []
     again: list[str] = []
@@ -115,6 +129,11 @@ def settle_inbound(
             stored.append(settlement)
             if settlement.memory is not None:
                 write(connection, settlement.memory, f"{item.id} {item.claim.attempts} {now}")
+        receipt = settlement.receipt
+        if receipt is not None and event in RECEIVED and counters.full(receipt.windows) is None:
+            counters.add(receipt.windows)
+            contents = ((receipt.message.content_id, receipt.content),)
+            stored.append(Settlement(event, "", outbound=(receipt.message,), contents=contents))
         ends[item.id] = (event, reason, due)
     counters.store()
     _store_along(connection, stored, now)
@@ -125,6 +144,11 @@ def settle_inbound(
             (json.dumps(again),),
         )
     return came_to
+
+
+def _windows(settlement: Settlement) -> tuple[Window, ...]:
+    receipt = settlement.receipt
+    return settlement.windows if receipt is None else settlement.windows + receipt.windows
 
 
 def _again(connection: sqlite3.Connection, item: str, now: float) -> tuple[Event, str, float]:
@@ -179,7 +203,7 @@ def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlemen
     insert(
         connection,
         "INSERT INTO outbound (id, kind, cause, inbox, content, reverse_path, recipient, domain, return_to, state, attempts,"
-        " created_at, due_at, expires_at, claim, changed_at, route, head)",
+        " created_at, due_at, expires_at, claim, changed_at, route, head, notify, orcpt, ret, envid)",
         [
             (
                 message.id,
@@ -200,6 +224,9 @@ def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlemen
                 now,
                 message.route,
                 message.head,
+                *message.wish,
+                message.ret,
+                message.envid,
             )
             for message in messages
         ],
