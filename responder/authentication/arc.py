@@ -71,8 +71,9 @@ async def check(section: Section, questions: Questions, digests: Digests, second
         (latest,) = await verify(section, [message], keys, digests)
         if latest.result != "pass":
             raise RefusedError("fail", f"message signature: {latest.reason}")
-        for number in range(len(seals), 0, -1):  # the latest first
-            _verify(seals[:number], keys)
+        signed = hashlib.sha256()
+        for seal in seals:
+            _verify(seal, signed, keys)
             await asyncio.sleep(0)  # fifty of them take some milliseconds
     except RefusedError as error:
         return Chain("fail", error.reason)
@@ -170,14 +171,16 @@ def _seal(number: int, found: dict[bytes, Field]) -> _Seal:
     )
 
 
-def _verify(seals: list[_Seal], keys: dict[tuple[str, str], Key | RefusedError]) -> None:
-    """Whether the last one's seal is its sealer's: over all sets, itself without its signature (RFC 8617 5.1.1)."""
-    last = seals[-1]
-    key = keys[last.selector, last.domain]
+def _verify(seal: _Seal, signed: hashlib._Hash, keys: dict[tuple[str, str], Key | RefusedError]) -> None:
+    """Whether the seal is its sealer's: over all sets before, which are in `signed`, and its own but for its signature
+    (RFC 8617 5.1.1). Then its set is in `signed`, too."""
+    key = keys[seal.selector, seal.domain]
     if isinstance(key, RefusedError):
         raise RefusedError("fail", f"seal: {key.reason}")
-    signed = [canonical(field, True) for seal in seals[:-1] for field in seal.fields]
-    signed += [canonical(field, True) for field in last.fields[:2]]
-    signed.append(canonical(without_signature(last.fields[2]), True).removesuffix(b"\r\n"))
-    if not key.verify(last.algorithm, last.signature, hashlib.sha256(b"".join(signed)).digest()):
+    for field in seal.fields[:2]:
+        signed.update(canonical(field, True))
+    own = signed.copy()
+    own.update(canonical(without_signature(seal.fields[2]), True).removesuffix(b"\r\n"))
+    if not key.verify(seal.algorithm, seal.signature, own.digest()):
         raise RefusedError("fail", "seal: bad signature")
+    signed.update(canonical(seal.fields[2], True))

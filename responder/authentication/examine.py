@@ -21,7 +21,9 @@ from responder.mail.mailboxes import mailboxes
 
 MAX_AUTHORS: Final = 4  # domains in From that are asked about; the first is the one that agents see
 MAX_FIELDS: Final = 64  # From fields that are read
-FOR_DNS: Final = 0.7  # of the time there is; the rest is for hashing what the keys fit
+HASHING: Final = 60.0
+"""Seconds that a body may wait for its hash. It is our own time, and bounded by the octets that are taken in at once: who replays a
+signature over another body must not gain by sending many big ones."""
 
 _SIMPLE = re.compile(r'(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]{1,320})>)')
 
@@ -64,13 +66,13 @@ async def examine(
 ) -> Findings:
     """`by_address`: whether the peer is the one that SPF judges, and not a relay or a user of ours. `now` in Unix seconds."""
     questions = Questions(resolver, turns, MAX_QUESTIONS + settings.max_signatures)
-    seconds = settings.timeout * FOR_DNS
+    seconds = settings.timeout
     signed, sealed = "dkim-signature" in headers, "arc-seal" in headers or "arc-message-signature" in headers
     authors, unread = _authors(headers, content) if by_address or signed else ([], False)
     section = digests = None
     if signed or sealed:
         section = Section(content)
-        digests = Digests(hasher, content, section.body, settings.timeout - seconds)
+        digests = Digests(hasher, content, section.body, HASHING)
 
     async def by_spf() -> spf.SPF | None:
         return await spf.check(peer, helo, reverse_path, questions, seconds) if by_address else None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from responder.mail import headers
+
+MAX_SECTION: Final = headers.MAX_SECTION + 2  # octets: no more are ever read as fields here
 NAME: Final = b"authentication-results"
 
 # A bare CR ends a line too: some readers of mail see one there.
@@ -48,10 +51,13 @@ def strip_forged(content: bytes, hostname: str) -> bytes:
 
 
 def _section_end(content: bytes) -> int:
-    """Where the body begins, at the latest: the first empty line by any reading."""
-    found = [content.find(empty) for empty in (b"\r\n\r\n", b"\n\n")]
-    ends = [place + 2 for place in found if place >= 0]
-    return min(ends, default=len(content))
+    """Where the body begins, at the latest: the first empty line by any reading, as far as anybody here looks."""
+    end = min(len(content), MAX_SECTION)
+    for empty in (b"\r\n\r\n", b"\n\n"):
+        place = content.find(empty, 0, end + len(empty))
+        if place >= 0:
+            end = min(end, place + 2)
+    return end
 
 
 def _claims(value: bytes, ours: bytes) -> bool:

@@ -12,7 +12,7 @@ MAX_QUESTIONS: Final = 200
 """Besides one for each signature. SPF alone may ask 128 (RFC 7208 4.6.4), an ARC chain 51 (RFC 8617 4.2.1), DMARC 8: all that a
 mail may want fits, so nothing in it can keep another question of its own from being asked."""
 
-AT_ONCE: Final = 4  # questions of one mail that wait for their answer together
+AT_ONCE: Final = 3  # questions of one mail that wait for their answer together
 MAX_OPEN: Final = 2000  # of all mails: each is a socket
 EACH_TURN: Final = 16
 """Questions that are begun in one turn of the event loop: each costs a millisecond, and all that others want waits meanwhile."""

@@ -5,6 +5,7 @@ The libraries behind cost a tenth of a second to load, so they come with the fir
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
@@ -63,6 +64,7 @@ class Authenticator:
         self._hasher = Hasher()
         self._turns = Turns()
         self._work: ModuleType | None = None
+        self._loading = asyncio.Lock()
 
     async def judge(
         self, *, peer: str, helo: str, reverse_path: str, headers: Headers, content: bytes, user: str = ""
@@ -76,9 +78,8 @@ class Authenticator:
             return Judgement(self.hostname)
         by_address = not user and self._is_judged(peer)
         try:
-            if self._work is None:
-                self._work = await aside(_load)
-            findings = await self._work.examine(
+            work = self._work or await self._loaded()
+            findings = await work.examine(
                 peer=peer,
                 helo=helo,
                 reverse_path=reverse_path,
@@ -95,6 +96,13 @@ class Authenticator:
         except Exception as error:  # our own mistake, which must not cost anybody a mail
             event("authentication failed", level=logging.ERROR, peer=peer, error=error)
             return Judgement(self.hostname, Verdicts(spf="temperror", dkim="temperror", dmarc="temperror"))
+
+    async def _loaded(self) -> ModuleType:
+        """In one thread, however many mails come first."""
+        async with self._loading:
+            if self._work is None:
+                self._work = await aside(_load)
+            return self._work
 
     def _is_judged(self, peer: str) -> bool:
         """Whether the peer's address means anything: a Unix socket has none, a relay of ours is not who sends."""

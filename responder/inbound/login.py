@@ -95,8 +95,9 @@ class Logins:
             return replies.LOGIN_FAILED
         # Who leaves gives no place free: the thread works on, and a flood of those would have any number of them.
         work = asyncio.ensure_future(aside(user.hash.matches, password))
-        work.add_done_callback(self._done)
-        return await asyncio.shield(work)
+        kept = asyncio.shield(work)
+        work.add_done_callback(self._done)  # behind the one who waits: a failure is counted before the next has its turn
+        return await kept
 
     def _done(self, work: asyncio.Future[bool]) -> None:
         self._places.release()

@@ -30,7 +30,7 @@ def test_conversation_goes_as_written(path: Path, loop: str, tmp_path: Path) -> 
 
 
 def test_the_folder_is_not_empty() -> None:
-    assert len(FILES) >= 80
+    assert len(FILES) >= 300
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,8 @@ def test_spammer_comes_then_the_persona_takes_its_mail_and_nothing_leaves(
     server, ports, sink = trap
     before = stored(server), len(sink.transactions)
     options = ("--to", "echo@test.example,victim@elsewhere.example", "--from", "spam@bad.example", "--auth-optional")
-    credentials = (
-        "--auth",
-        "LOGIN" if persona == "exchange" else "PLAIN,LOGIN",
-        "--auth-user",
-        "admin",
-        "--auth-password",
-        "hunter2",
-    )
+    login = ("--auth", "LOGIN" if persona == "exchange" else "PLAIN,LOGIN")
+    credentials = (*login, "--auth-user", "admin", "--auth-password", "hunter2")
     shown = run("swaks", "--server", "127.0.0.1", "--port", str(ports[persona]), *options, *credentials)
     assert all(text in shown for text in SHOWN[persona]), shown
     said = re.search(r"<- +250 2\.[06]\.0 (?:Ok: queued as |<)?([0-9A-Za-z]+)", shown[shown.index("-> .\n") :])
@@ -142,8 +137,6 @@ def assert_is_what_was_seen(shown: str, found: list[dict[str, Any]]) -> None:
 
 
 def operator(server: ServerProcess, *words: str) -> tuple[str, ...]:
-    import sys
-
     line = [sys.executable, "-m", "responder", *words, "--config", str(server.file)]
     return ("env", "-C", str(server.folder), *line)
 

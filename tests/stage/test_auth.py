@@ -57,12 +57,13 @@ class Slow:
 
     def __init__(self) -> None:
         self.end = threading.Event()
-        self.working = self.most = 0
+        self.working = self.most = self.looks = 0
         self._lock = threading.Lock()
 
     def matches(self, password: str) -> bool:
         with self._lock:
             self.working += 1
+            self.looks += 1
             self.most = max(self.most, self.working)
         self.end.wait(WAIT)
         with self._lock:
@@ -370,7 +371,8 @@ async def test_logins_when_others_of_the_address_fail_meanwhile_then_no_further_
     await until(lambda: kept.working == AT_A_TIME)
     kept.end.set()
     await asyncio.gather(*tasks)
-    assert found._failures.count("192.0.2.1") == 2
+    assert found.refusal(Caller()) is replies.TOO_MANY_LOGINS
+    assert kept.looks <= AT_A_TIME + 1
 
 
 # -- `responder password` ------------------------------------------------------------------------------------------------------

@@ -244,6 +244,7 @@ async def test_signature_when_with_sha1_then_it_proves_nothing(scene: Scene) -> 
         (record(2048, "s=email:x; t=y:s; h=sha1:sha256; n=note"), "pass (test key)"),
         (ed25519_record(), "permerror (key of another algorithm)"),
     ],
+    ids=range(14),  # the keys are made anew in each process
 )
 async def test_key_when_odd_then_the_result_says_so(scene: Scene, key: str, expected: str) -> None:
     scene.server.zone["odd._domainkey.example.org"] = {"TXT": [key]}

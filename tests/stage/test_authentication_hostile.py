@@ -192,12 +192,12 @@ async def test_chain_when_of_fifty_sets_then_it_is_verified_in_no_time_and_fifty
 
 
 async def test_mail_when_it_wants_everything_at_once_then_its_questions_are_counted() -> None:
-    from responder.authentication.questions import Questions
+    from responder.authentication.questions import Questions, Turns
     from responder.dns import LookupFailedError, TemporaryError
 
     async with DNSServer({}) as server:
         resolver = Resolver([server.nameserver], clock=SystemClock(), timeout=5)
-        questions = Questions(resolver)
+        questions = Questions(resolver, Turns())
         last: BaseException | None = None
         for number in range(MAX_QUESTIONS + 5):
             try:

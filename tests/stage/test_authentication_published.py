@@ -8,7 +8,7 @@ import dkim  # type: ignore[import-untyped]
 import pytest
 
 from responder.authentication import Authenticator, Judgement
-from responder.authentication.questions import Questions
+from responder.authentication.questions import Questions, Turns
 from responder.authentication.spf import check
 from responder.clock import SystemClock
 from responder.config import Authentication
@@ -69,7 +69,7 @@ def test_suite_when_counted_then_it_is_whole() -> None:
 async def test_spf_when_a_published_case_is_checked_then_the_result_is_the_published_one(case: Case) -> None:
     async with DNSServer(zone(case.scenario)) as server:
         resolver = Resolver([server.nameserver], clock=SystemClock(), timeout=5)
-        questions = Questions(resolver)
+        questions = Questions(resolver, Turns())
         found = await check(case.peer, case.helo, case.sender, questions, 10)
         await resolver.close()
     assert found.result in case.results

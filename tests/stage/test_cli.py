@@ -221,6 +221,7 @@ def test_version_when_asked_then_one_line(operator: Operator) -> None:
 VERBS = ["serve", "check", "plugins", "new", "new plugin", "new check", "password", "try", "queue", "explain"] + [
     f"queue {what}" for what in ("list", "show", "retry", "hold", "release", "drop", "stats")
 ]
+VERBS += ["dialect", *(f"dialect {what}" for what in ("list", "show", "check", "schema", "generate"))]
 
 
 def test_verbs_when_counted_then_no_other_is_there() -> None:

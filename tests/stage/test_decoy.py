@@ -187,6 +187,8 @@ async def test_message_is_larger_than_is_taken_then_it_is_refused_and_written_al
     assert b"552 5.3.4 Message size exceeds fixed limit\r\n" in told
     assert side(found, "client") == sent
     assert of(found, "message") == []
+    refusal = next(number for number, one in enumerate(found) if octets_of(one).startswith(b"552"))
+    assert b"\r\n.\r\n" in side(found[:refusal], "client")  # what it answers stands before it
 
 
 async def test_client_leaves_within_a_message_then_what_it_sent_is_there(tmp_path: Path) -> None:
@@ -436,6 +438,14 @@ def test_transcript_when_made_then_nobody_else_reads_it(log: Transcript) -> None
         assert log.settle()
     finally:
         os.umask(old)
+    assert log.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_file_was_there_and_others_could_read_it_then_they_no_longer_can(log: Transcript) -> None:
+    log.path.parent.mkdir()
+    log.path.touch(0o644)
+    log.put({"event": "x"})
+    assert log.settle()
     assert log.path.stat().st_mode & 0o777 == 0o600
 
 

@@ -11,8 +11,12 @@ import pytest
 
 from responder.config import Config
 from responder.config import Greylist as Settings
+from responder.inbound import replies
+from responder.inbound.replies import Reply
+from responder.inbound.sessions import Recipient
 from responder.intake import greylist as module
 from responder.intake.greylist import INBOX, NEWCOMERS, TRUSTED, Greylist, stable
+from responder.intake.stage import Intake
 from responder.store.base import Memory, StoreUnavailableError
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
@@ -227,3 +231,37 @@ async def test_mail_passes_at_its_second_try_over_the_wire(tmp_path: Path) -> No
         assert await send() == "451 4.7.1 Not known here yet, try again in a few minutes"
         front.clock.advance(301)
         assert await send() == "250 2.1.5 Recipient ok"
+
+
+class Refusing:
+    """Checks that refuse every recipient, after a moment."""
+
+    def hello(self, session: object, name: str) -> None:
+        return None
+
+    def sender(self, session: object, path: object, accepted: Reply) -> Reply:
+        return accepted
+
+    async def recipient(self, session: object, found: Recipient) -> Recipient:
+        return Recipient(replies.NOT_OUR_DOMAIN)
+
+
+@pytest.mark.parametrize(("user", "refused"), [("ann", False), ("", True)])
+async def test_users_and_those_who_are_refused_for_good_leave_no_entry(
+    tmp_path: Path, user: str, refused: bool
+) -> None:
+    settings = {"greylist": {"enabled": True}, "authentication": {"trusted_networks": []}}
+    async with listening(tmp_path, settings) as front:
+        intake = front.service.handler
+        assert isinstance(intake, Intake)
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        assert (await asyncio.wait_for(reader.readline(), WAIT)).startswith(b"220 ")
+        [session] = front.service.open
+        session.user = user  # type: ignore[attr-defined]  # as AUTH does
+        if refused:
+            intake.checks = Refusing()  # type: ignore[assignment]
+        writer.write(b"HELO x\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<echo@test.example>\r\nQUIT\r\n")
+        said = (await asyncio.wait_for(reader.read(), WAIT)).decode().splitlines()
+        assert said[2][:3] == ("550" if refused else "250")
+        assert not await front.store.values_below(INBOX, "")
+        writer.close()

@@ -299,6 +299,9 @@ REST = b"From: a@example.org\r\n\r\nAuthentication-Results: mx.example.net; body
         b'Authentication-Results: "open mx.example.net; dkim=pass\r\n',
         b"Authentication-Results: mx.example.net; dkim=pass\n",
         b"X: y\rAuthentication-Results: mx.example.net; dkim=pass\r\n",
+        b"Authentication-Results: mx.example.net;\rFrom: ceo@bank.example\r\n",
+        b"Authentication-Results: \x0cmx.example.net\x00; dkim=pass\r\n",
+        b"Authentication-Results: =?utf-8?q?mx=2Eexample.net?=; dkim=pass\r\n",
     ],
 )
 def test_forged_results_when_of_this_host_then_they_are_removed(forgery: bytes) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from responder.config import Config
 from responder.inbound.budget import HASTE, HURRY, PATIENCE, PATIENCE_BEFORE, SMALL, Budget, Place
 
 LIMIT = 80 * SMALL
@@ -250,3 +252,9 @@ def test_sum_is_exact_whatever_happens(steps: list[tuple[int, str]], sizes: list
     for place in places:
         budget.leave(place, now)
     assert (budget.used, budget.promised, budget._going, budget.crowded) == (0, 0, 0, False)
+
+
+def test_room_for_less_than_one_mail_is_refused() -> None:
+    with pytest.raises(ValidationError, match="wants room for one mail at least"):
+        Config.model_validate({"limits": {"message_size": 1000, "in_flight": 999}})
+    assert Config.model_validate({"limits": {"message_size": 1000, "in_flight": 1000}})

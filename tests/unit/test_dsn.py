@@ -90,7 +90,9 @@ def test_failed_delivery_is_reported_field_by_field() -> None:
 
 
 def test_failure_without_a_remote_host_says_so() -> None:
-    _, words, blocks, _ = reparsed(dsn(ReportedRecipient(BOB, "4.4.7", "expired after 5 days"), ReportedRecipient(ALICE)))
+    _, words, blocks, _ = reparsed(
+        dsn(ReportedRecipient(BOB, "4.4.7", "expired after 5 days"), ReportedRecipient(ALICE))
+    )
     assert blocks[1] == {
         "Final-Recipient": "rfc822; bob@remote.example",
         "Action": "failed",
