@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find responder plugins -name '*.py' -o -name '*.sql') pyproject.toml README.md
+SOURCES := $(shell find responder plugins -name '*.py' -o -name '*.sql' -o -name '*.toml') pyproject.toml README.md
 
 .PHONY: serve test test-versions bench lint unit constraints clean
 

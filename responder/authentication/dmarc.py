@@ -34,10 +34,12 @@ class Record:
     strict_dkim: bool = False
     strict_spf: bool = False
     testing: bool = False
+    missing: str = ""  # for subdomains that do not exist; "" where they are as others
 
-    def asks(self, subdomain: bool) -> str:
+    def asks(self, subdomain: bool, exists: bool = True) -> str:
         """What becomes of mail that fails: `none`, `quarantine` or `reject`."""
-        wanted = POLICIES.index(self.subdomains if subdomain else self.policy)
+        below = self.subdomains if exists else self.missing or self.subdomains
+        wanted = POLICIES.index(below if subdomain else self.policy)
         return POLICIES[max(wanted - self.testing, 0)]
 
 
@@ -87,6 +89,7 @@ def parse(text: str) -> Record:
     subdomains = tags.get("sp", policy).lower()
     if subdomains not in POLICIES:
         subdomains = policy
+    missing = tags.get("np", "").lower()
     share = tags.get("pct", "100")
     return Record(
         policy,
@@ -95,6 +98,7 @@ def parse(text: str) -> Record:
         strict_spf=tags.get("aspf", "").lower() == "s",
         testing=tags.get("t", "").lower() == "y"
         or (share.isascii() and share.isdigit() and len(share) < 4 and int(share) < 100),
+        missing=missing if missing in POLICIES else "",
     )
 
 
@@ -103,13 +107,15 @@ def organisational(domain: str) -> str:
     return _suffixes().privatesuffix(domain) or domain
 
 
-def evaluate(domain: str, record: Record, at_parent: bool, spf: Finding, dkim: Sequence[Finding]) -> Verdict:
+def evaluate(
+    domain: str, record: Record, at_parent: bool, spf: Finding, dkim: Sequence[Finding], exists: bool = True
+) -> Verdict:
     """Whether what SPF and DKIM found speaks for the domain (RFC 7489 6.6.2).
 
     Only what is aligned counts, also where it could not be found out: a signature of a domain of the forger's own, whose name
     servers never answer, must not keep a mail from being refused.
     """
-    policy = record.asks(subdomain=at_parent)
+    policy = record.asks(at_parent, exists)
     aligned = {spf[0]} if _aligned(spf[1], domain, record.strict_spf) else set()
     aligned.update([result for result, signer in dkim if _aligned(signer, domain, record.strict_dkim)])
     for result in ("pass", "temperror"):

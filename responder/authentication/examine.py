@@ -22,8 +22,8 @@ from responder.mail.mailboxes import mailboxes
 MAX_AUTHORS: Final = 4  # domains in From that are asked about; the first is the one that agents see
 MAX_FIELDS: Final = 64  # From fields that are read
 HASHING: Final = 60.0
-"""Seconds that a body may wait for its hash. It is our own time, and bounded by the octets that are taken in at once: who replays a
-signature over another body must not gain by sending many big ones."""
+"""Seconds that a body may wait for its hash. It is our own time, and bounded by the octets that are taken in at once: who
+replays a signature over another body must not gain by sending many big ones."""
 
 _SIMPLE = re.compile(r'(?:(?:"[^"\\]{0,200}"[ \t]*|[^"\\(),:;<>@\[\]]{0,200})<([^\s"\\(),:;<>\[\]]{1,320})>)')
 
@@ -104,17 +104,17 @@ async def examine(
     return Findings(path, signatures, chain, verdict, overridden)
 
 
-_Wish = tuple[dmarc.Record | None, bool] | str
-"""The record that holds for a domain and whether it is its organisational domain's, or a result word."""
+_Wish = tuple[dmarc.Record | None, bool, bool] | str
+"""The record that holds for a domain, whether it is its organisational domain's, and whether the domain exists; or a result word."""
 
 
 def _verdict(author: str, wish: _Wish, path: dmarc.Finding, signatures: list[dmarc.Finding]) -> dmarc.Verdict:
     if isinstance(wish, str):
         return dmarc.Verdict(wish, author)
-    record, at_parent = wish
+    record, at_parent, exists = wish
     if record is None:
         return dmarc.Verdict("none", author)
-    return dmarc.evaluate(author, record, at_parent, path, signatures)
+    return dmarc.evaluate(author, record, at_parent, path, signatures, exists)
 
 
 async def _ask(questions: Questions, domain: str, seconds: float) -> _Wish:
@@ -125,12 +125,28 @@ async def _ask(questions: Questions, domain: str, seconds: float) -> _Wish:
                 with suppress(NotFound, NoData):
                     record = dmarc.choose(await questions.ask("TXT", f"_dmarc.{name}"))
                     if record is not None:
-                        return record, name != domain
+                        asks_about = name != domain and record.missing
+                        return record, name != domain, not asks_about or await _exists(questions, domain)
     except dmarc.RecordError:
         return "permerror"
     except (TemporaryError, TimeoutError):
         return "temperror"
-    return None, False
+    return None, False, True
+
+
+async def _exists(questions: Questions, domain: str) -> bool:
+    """Whether mail could come from there: an A, AAAA or MX record (the draft of DMARC's successor, 3.2.6)."""
+    for kind in ("A", "MX", "AAAA"):
+        try:
+            await questions.ask(kind, domain)
+        except NotFound:
+            return False
+        except NoData:
+            continue
+        except TemporaryError:
+            return True
+        return True
+    return False
 
 
 def _authors(headers: Headers, content: bytes) -> tuple[list[str], bool]:

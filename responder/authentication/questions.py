@@ -9,7 +9,7 @@ from typing import Any, Final
 from responder.dns import Resolver, TemporaryError
 
 MAX_QUESTIONS: Final = 200
-"""Besides one for each signature. SPF alone may ask 128 (RFC 7208 4.6.4), an ARC chain 51 (RFC 8617 4.2.1), DMARC 8: all that a
+"""Besides one for each signature. SPF alone may ask 128 (RFC 7208 4.6.4), an ARC chain 51 (RFC 8617 4.2.1), DMARC 20: all that a
 mail may want fits, so nothing in it can keep another question of its own from being asked."""
 
 AT_ONCE: Final = 3  # questions of one mail that wait for their answer together

@@ -8,7 +8,6 @@ import sys
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import harmless, print_json, print_table
 from responder.config import Notice, format_duration, unsupported
-from responder.reception import furnish
 from responder.start import look_around, prepare
 
 
@@ -25,6 +24,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from responder.reception import furnish  # the network libraries come with it: other verbs need none
+
     config, file = configuration(options)
     setup = prepare(config, file)
     look_around(config, file)

@@ -76,7 +76,7 @@ class OldSession(Session):
 
     def _welcome(self) -> None:
         connection = Connected(self)
-        self._ask(partial(self.server.handle_accepted, connection, self.session.peer))
+        self._have(partial(self.server.handle_accepted, connection, self.session.peer))
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -92,10 +92,10 @@ class OldSession(Session):
             fair = line.decode().isprintable()  # controls and NUL have no place in a command (RFC 5321 4.1.2)
         except UnicodeDecodeError:
             fair = False
-        self._ask(partial(self.channel.command, line if fair else b""))
+        self._have(partial(self.channel.command, line if fair else b""))
 
     def _refuse(self, reply: Reply) -> None:
-        self._ask(partial(self.channel.push, OLD_TEXTS.get(reply, f"{reply.code} {reply.text}")))
+        self._have(partial(self.channel.push, OLD_TEXTS.get(reply, f"{reply.code} {reply.text}")))
 
     def _end_transaction(self, reply: Reply) -> None:
         if reply is DONE:
@@ -105,7 +105,7 @@ class OldSession(Session):
             self._closing = True
         else:
             text = OLD_TEXTS.get(reply, f"{reply.code} {reply.text}")
-            self._ask(partial(self.channel.refuse_message, text))
+            self._have(partial(self.channel.refuse_message, text))
 
     # -- the program's code --------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class OldSession(Session):
                 self.server.log_info(f"uncaptured python exception in handle_accepted of {self.server!r}", "error")
                 self.finish()
 
-    def _ask(self, call: Callable[[], object]) -> None:
+    def _have(self, call: Callable[[], object]) -> None:
         """Have the channel do something: at once where it is a stock one, else by the thread that serves."""
         if self._direct:
             self.guarded(call)

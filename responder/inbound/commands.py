@@ -238,7 +238,11 @@ class Commands(Connection):
         if self._junk > self._shared.limits.junk_commands:
             self._give_up(replies.TOO_MANY_COMMANDS)
             return
-        self._end(getattr(self, name)(text))
+        try:
+            self._end(getattr(self, name)(text))
+        except Exception as error:  # our own mistake: nothing of it reaches the client
+            event("command failed", level=logging.ERROR, peer=self.peer, error=error)
+            self._refuse(replies.COMMAND_FAILED)
 
     def _end(self, reply: Reply | Awaitable[Reply | None] | None) -> None:
         """Say what a command came to, now or later. None: it has spoken for itself."""

@@ -96,7 +96,8 @@ class Logins:
         # Who leaves gives no place free: the thread works on, and a flood of those would have any number of them.
         work = asyncio.ensure_future(aside(user.hash.matches, password))
         kept = asyncio.shield(work)
-        work.add_done_callback(self._done)  # behind the one who waits: a failure is counted before the next has its turn
+        # Behind the one who waits: a failure is counted before the next has its turn.
+        work.add_done_callback(self._done)
         return await kept
 
     def _done(self, work: asyncio.Future[bool]) -> None:

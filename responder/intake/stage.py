@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 
 from responder.agents.router import Router
 from responder.aside import aside
-from responder.authentication import Authenticator, Judgement
+from responder.authentication import Authenticator, Judgement, strip_forged
 from responder.clock import Clock
 from responder.inbound import replies
 from responder.inbound.data import has_bare_line_end
@@ -124,6 +124,8 @@ class Intake:
             if judgement.refusal is not None:
                 return _refused(session, replies.unauthentic(judgement.refusal))
             content = judgement.cleaned(content)
+        else:
+            content = strip_forged(content, self.hostname)  # who reads the mail later may believe our name
         if session.parameters.body == "BINARYMIME":  # behind the signatures, which are over what came
             fitted = await aside(self._fit, content)
             if isinstance(fitted, Reply):

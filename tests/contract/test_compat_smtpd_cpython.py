@@ -23,6 +23,7 @@ from responder.clock import SystemClock
 from responder.compat import asyncore, channel, smtpd
 from responder.compat.network import LIMITS, Network
 from responder.compat.session import Messages, OldSession
+from responder.config import Listen
 from responder.inbound.limits import Gatekeeper
 from responder.inbound.sessions import Sessions
 
@@ -76,7 +77,7 @@ class FakeSocket:
         network = SimpleNamespace(here=True, submit=self._submit)
 
         async def make() -> None:
-            self._session = OldSession(shared, channel.smtp_server, cast(Network, network))
+            self._session = OldSession(shared, shared.profile(Listen()), channel.smtp_server, cast(Network, network))
 
         self._loop.run_until_complete(make())
         self._session.channel = channel

@@ -19,6 +19,7 @@ from tests.support import logins
 from tests.support.server import ServerProcess, configuration, free_port, running
 
 HARMLESS = {"OK", "INFO", "LOW"}
+ABOUT_ITSELF = {"engine_problem"}  # what the scanner says of its own OpenSSL
 LIMIT = 110  # seconds of one scan
 
 
@@ -61,7 +62,9 @@ def test_testssl_finds_no_weakness_above_low(
     rows = list(csv.DictReader(report.read_text().splitlines()))
     found = {row["id"]: row["severity"] for row in rows}
     assert len(found) > 25 and {"TLS1_3", "heartbleed"} <= found.keys(), f"{sorted(found)}\n{said}"
-    weak = {row["id"]: row["finding"] for row in rows if row["severity"] not in HARMLESS}
+    weak = {
+        row["id"]: row["finding"] for row in rows if row["severity"] not in HARMLESS and row["id"] not in ABOUT_ITSELF
+    }
     assert not weak, f"{weak}\n{said}"
 
 

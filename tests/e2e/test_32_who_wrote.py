@@ -15,7 +15,7 @@ import pytest
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.server import ServerProcess, configuration, running
 from tests.support.signing import record, sign
-from tests.support.submission import ended, message
+from tests.support.submission import Client, ended, message
 from tests.support.waiting import Background, until
 
 ALLOWED, STRANGER = "127.0.0.11", "127.0.0.12"  # what the domains' SPF records allow, and what nobody's does
@@ -121,6 +121,21 @@ def test_signature_carries_a_mail_that_was_passed_on(world: World) -> None:
 def test_changed_text_breaks_the_signature(world: World) -> None:
     signed = sign(mail("me@strict.example"), "strict.example").replace(b"Look at", b"Look away from")
     assert send(world.enforcing, signed, "list@plain.example", STRANGER)[0] == 550
+
+
+@pytest.mark.parametrize("hidden", [f"Authentication-Results: {HOSTNAME};", "X: y"])
+def test_author_hidden_behind_a_bare_cr_is_seen(world: World, hidden: str) -> None:
+    """What comes with BODY=BINARYMIME may hold one: another author, whom whoever stores the mail would read as the first."""
+    content = f"{hidden}\rFrom: me@strict.example\r\n".encode() + mail("me@plain.example")
+    with Client(world.enforcing.port) as client:
+        client.say("MAIL FROM:<me@plain.example> BODY=BINARYMIME")
+        client.say("RCPT TO:<echo@test.example>")
+        client.send(b"BDAT %d LAST\r\n" % len(content))
+        client.reply()
+        client.reply()
+        client.send(content)
+        code, text = client.reply()
+    assert (code, text.split()[0]) == (550, "5.7.26")
 
 
 def test_silent_name_server_costs_a_little_time_and_no_mail(world: World) -> None:

@@ -18,7 +18,8 @@ from dkim.canonicalization import Relaxed  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from responder.authentication import Authenticator, Judgement, digests, examine
+from responder.authentication import Authenticator, Judgement, examine
+from responder.authentication.body import BodyHash
 from responder.authentication.questions import EACH_TURN, Turns
 from responder.authentication.spf import check
 from responder.clock import SystemClock
@@ -168,6 +169,14 @@ async def test_chain_when_a_trusted_forwarder_vouches_for_one_author_then_the_ot
     assert not found.verdicts.overridden and found.refusal is not None
 
 
+@pytest.mark.parametrize(("domain", "wish"), [("gone.example.org", "reject"), ("real.example.org", "none")])
+async def test_subdomain_when_it_does_not_exist_then_np_holds(scene: Scene, domain: str, wish: str) -> None:
+    scene.zone["_dmarc.example.org"] = {"TXT": ["v=DMARC1; p=reject; sp=none; np=reject"]}
+    scene.zone["real.example.org"] = {"A": ["192.0.2.9"]}
+    found = await scene.judge(MAIL.replace(b"ann@example.org", b"ann@" + domain.encode()))
+    assert (found.verdicts.dmarc, found.verdicts.dmarc_policy) == ("fail", wish)
+
+
 # ---- seals
 
 
@@ -278,13 +287,13 @@ def test_from_when_hostile_then_reading_all_of_them_takes_no_time(value: bytes) 
 
 async def test_body_when_big_then_it_is_hashed_beside_the_loop(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    run = digests.BodyHash.run
+    run = BodyHash.run
 
-    def noted(self: digests.BodyHash, *arguments: Any) -> digests.BodyHash:
+    def noted(self: BodyHash, *arguments: Any) -> BodyHash:
         threads.append(threading.get_ident())
         return run(self, *arguments)
 
-    monkeypatch.setattr(digests.BodyHash, "run", noted)
+    monkeypatch.setattr(BodyHash, "run", noted)
     assert (await scene.judge(sign(MAIL))).verdicts.dkim == "pass"
     assert (await scene.judge(sign(MAIL + b"some text\r\n" * 20_000))).verdicts.dkim == "pass"
     assert threads[0] == threading.get_ident()
@@ -311,6 +320,38 @@ async def test_turns_when_many_wait_then_the_newest_comes_first_and_some_at_a_ti
     release.set()
     await asyncio.gather(*old, new, return_exceptions=True)
     assert turns._open == 0 and 100 in begun
+
+
+async def test_turns_when_one_is_given_up_as_it_comes_then_the_next_has_it() -> None:
+    turns = Turns()
+
+    async def ask() -> None:
+        async with turns:
+            raise AssertionError("cancelled before")
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(0)  # it waits
+    await asyncio.sleep(0)  # it has been told
+    assert turns._open == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert turns._open == 0
+
+
+async def test_bodies_when_many_are_big_then_a_replay_over_another_body_still_fails(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name servers' time is over before the hashes are made: that must not turn a fail into a temporary error."""
+    content = sign(MAIL + b"some text\r\n" * 20_000) + b"and another\r\n"
+    run = BodyHash.run
+
+    def slow(self: BodyHash, *arguments: Any) -> BodyHash:
+        time.sleep(0.15)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(BodyHash, "run", slow)
+    found = await asyncio.gather(*[scene.judge(content, timeout="500ms") for _ in range(8)])
+    assert {one.verdicts.dmarc for one in found} == {"fail"}
 
 
 def test_digest_of_fields_when_there_is_one_of_each_then_nothing_is_added() -> None:
