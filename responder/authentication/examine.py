@@ -105,7 +105,7 @@ async def examine(
 
 
 _Wish = tuple[dmarc.Record | None, bool, bool] | str
-"""The record that holds for a domain, whether it is its organisational domain's, and whether the domain exists; or a result word."""
+"""The record that holds for a domain, whether it is its organisational domain's, whether the domain exists; or a result word."""
 
 
 def _verdict(author: str, wish: _Wish, path: dmarc.Finding, signatures: list[dmarc.Finding]) -> dmarc.Verdict:

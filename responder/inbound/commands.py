@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from responder.inbound import replies
 from responder.inbound.budget import SMALL, Place
@@ -218,7 +219,7 @@ class Commands(Connection):
         """One command, or the answer that one has asked for."""
         if self._answer_to is not None:
             asker, self._answer_to = self._answer_to, None
-            self._end(asker(line))
+            self._call(asker, line)
             return
         self.said = line
         verb, _, argument = line.partition(b" ")
@@ -238,8 +239,11 @@ class Commands(Connection):
         if self._junk > self._shared.limits.junk_commands:
             self._give_up(replies.TOO_MANY_COMMANDS)
             return
+        self._call(getattr(self, name), text)
+
+    def _call(self, verb: Callable[[Any], Reply | Awaitable[Reply | None] | None], argument: str | bytes) -> None:
         try:
-            self._end(getattr(self, name)(text))
+            self._end(verb(argument))
         except Exception as error:  # our own mistake: nothing of it reaches the client
             event("command failed", level=logging.ERROR, peer=self.peer, error=error)
             self._refuse(replies.COMMAND_FAILED)

@@ -130,10 +130,7 @@ def test_author_hidden_behind_a_bare_cr_is_seen(world: World, hidden: str) -> No
     with Client(world.enforcing.port) as client:
         client.say("MAIL FROM:<me@plain.example> BODY=BINARYMIME")
         client.say("RCPT TO:<echo@test.example>")
-        client.send(b"BDAT %d LAST\r\n" % len(content))
-        client.reply()
-        client.reply()
-        client.send(content)
+        client.send(b"BDAT %d LAST\r\n" % len(content) + content)
         code, text = client.reply()
     assert (code, text.split()[0]) == (550, "5.7.26")
 

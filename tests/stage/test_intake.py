@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from responder.inbound.replies import Reply
 from responder.inbound.session import Session
 from responder.mail.lifecycle import State
 from responder.store.base import NewMail, StoreFullError, StoreUnavailableError
@@ -286,3 +287,23 @@ async def test_what_is_stored_is_what_the_client_said(front: Front) -> None:
     assert account.mail is not None
     assert {key: account.mail[key] for key in expected} == expected
     assert (await front.store.items([State.RECEIVED]))[0].kind == "echo"
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_mistake_of_ours_in_a_command_is_451_and_the_session_goes_on(
+    front: Front, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    def fail(session: object, path: object) -> Reply:
+        raise RuntimeError("secret insides")
+
+    async def fail_later(session: object, path: object) -> Reply:
+        return fail(session, path)
+
+    async with connected(front) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(front.service.handler, "sender", fail_later if later else fail)
+            client.say(b"HELO client.example\r\nMAIL FROM:<a@example.org>\r\n")
+            assert [(await client.reply())[:3] for _ in range(2)] == ["220", "250"]
+            assert await client.reply() == "451 4.3.0 Cannot do that now, try again later"
+        client.say(b"MAIL FROM:<a@example.org>\r\n")
+        assert (await client.reply())[:3] == "250"
