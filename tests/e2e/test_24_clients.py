@@ -185,7 +185,8 @@ transport.sendMail({ envelope: { from, to: [to] }, raw })
 def test_nodemailer_sends_then_it_is_here(way: str, mechanism: str, world: World) -> None:
     module = next((path for path in NODE_MODULES if Path(path, "nodemailer").is_dir()), None)
     if module is None:
-        pytest.skip("peer not installed: nodemailer")
+        missing = pytest.fail if os.environ.get("RESPONDER_REQUIRE_PEERS") == "1" else pytest.skip
+        missing("peer not installed: nodemailer")
     offset = world.offset
     words = [str(world.ports[way]), way, mechanism, str(world.authority), USER, PASSWORD, SENDER, RECIPIENT]
     said = world.run("node", "-e", NODEMAILER, f"{module}/nodemailer", *words, stdin=world.mail())

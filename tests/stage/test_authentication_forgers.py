@@ -350,7 +350,7 @@ async def test_bodies_when_many_are_big_then_a_replay_over_another_body_still_fa
         return run(self, *arguments)
 
     monkeypatch.setattr(BodyHash, "run", slow)
-    found = await asyncio.gather(*[scene.judge(content, timeout="500ms") for _ in range(8)])
+    found = await asyncio.gather(*[scene.judge(content, timeout="500ms") for _ in range(20)])
     assert {one.verdicts.dmarc for one in found} == {"fail"}
 
 
