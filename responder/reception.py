@@ -18,7 +18,7 @@ from responder.dns import Resolver
 from responder.inbound.addresses import Networks
 from responder.inbound.blocklists import Blocklists
 from responder.inbound.denied import DenyList
-from responder.inbound.descriptors import hold_spare, raise_limit, remark, room
+from responder.inbound.descriptors import hold_spare, questions, raise_limit, remark, room
 from responder.inbound.dialect import GENERIC, Dialect
 from responder.inbound.dialect_file import DialectError, chosen
 from responder.inbound.followed import FileError, FollowedFiles
@@ -121,8 +121,18 @@ class Reception:
             event("notice", key=key, reason=reason)
         judged = config.authentication.mode != "off"
         self.intake.authenticator = (
-            Authenticator(config.hostname, config.authentication, self._resolver, self._clock) if judged else None
+            Authenticator(
+                config.hostname, config.authentication, self._resolver, self._clock, questions(self.descriptors)
+            )
+            if judged
+            else None
         )
+
+    def _authenticator(self, config: Config) -> Authenticator | None:
+        table = config.authentication
+        if table.mode == "off":
+            return None
+        return Authenticator(config.hostname, table, self._resolver, self._clock, questions(self.descriptors))
 
     def close(self) -> None:
         """Nobody is left: write down the rest of what decoys have heard."""

@@ -13,6 +13,7 @@ NAME: Final = b"authentication-results"
 # A bare CR ends a line too: some readers of mail see one there.
 _FIELD = re.compile(rb"(?:(?<=[\r\n])|\A)authentication-results[ \t]*:", re.IGNORECASE)
 _END = re.compile(rb"\n(?![ \t])|\Z")
+_END_OF_BARE = re.compile(rb"(?:\r(?!\n)|\n)(?![ \t])|\Z")  # as those see it for whom a bare CR ends a line
 _SKIPPED = re.compile(rb"[\x00-\x20\x7f]+")
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _TOKEN = re.compile(rb"[^\x00-\x20\x7f;()\"]+")
@@ -33,13 +34,16 @@ def strip_forged(content: bytes, hostname: str) -> bytes:
         return content
     ours = hostname.encode("utf-8", "replace").lower().rstrip(b".")
     kept: list[bytes] = []
-    position = 0
+    position = until = 0
     for match in _FIELD.finditer(section):
         if match.start() < position:
             continue
-        stop = _END.search(section, match.end())
-        until = stop.end() if stop else len(section)
-        if _claims(section[match.end() : until], ours):
+        if match.start() < until:  # within the one before: no octet is looked at once for each of any number of those
+            value = section[match.end() : _end(_END_OF_BARE, section, match.end())]
+        else:
+            until = _end(_END, section, match.end())
+            value = section[match.end() : until]
+        if _claims(value, ours):
             before = section[position : match.start()].rstrip(b"\r")
             kept.append(before)
             if before[-1:] not in (b"", b"\n"):  # it began behind a bare CR
@@ -48,6 +52,11 @@ def strip_forged(content: bytes, hostname: str) -> bytes:
     if not position:
         return content
     return b"".join([*kept, section[position:], content[end:]])
+
+
+def _end(pattern: re.Pattern[bytes], section: bytes, position: int) -> int:
+    found = pattern.search(section, position)
+    return found.end() if found else len(section)
 
 
 def _section_end(content: bytes) -> int:

@@ -13,7 +13,7 @@ MAX_QUESTIONS: Final = 200
 mail may want fits, so nothing in it can keep another question of its own from being asked."""
 
 AT_ONCE: Final = 3  # questions of one mail that wait for their answer together
-MAX_OPEN: Final = 2000  # of all mails: each is a socket
+MAX_OPEN: Final = 1000  # of all mails: each is a socket
 EACH_TURN: Final = 16
 """Questions that are begun in one turn of the event loop: each costs a millisecond, and all that others want waits meanwhile."""
 
@@ -22,7 +22,9 @@ class Turns:
     """When a question may be asked, for all mails of an event loop. The newest comes first: where a flood of mails waits for
     name servers that are silent, the mail behind it should not."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_OPEN) -> None:
+        """`most` may be asked at a time."""
+        self._most = most
         self._waiting: list[asyncio.Future[None]] = []
         self._open = 0
         self._planned = False
@@ -46,14 +48,14 @@ class Turns:
         self._plan()
 
     def _plan(self) -> None:
-        if self._waiting and not self._planned and self._open < MAX_OPEN:
+        if self._waiting and not self._planned and self._open < self._most:
             self._planned = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         self._planned = False
         begun = 0
-        while self._waiting and begun < EACH_TURN and self._open < MAX_OPEN:
+        while self._waiting and begun < EACH_TURN and self._open < self._most:
             future = self._waiting.pop()
             if not future.done():  # else who waited has given up
                 future.set_result(None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from responder.aside import aside
 from responder.authentication.digests import Hasher
 from responder.authentication.forged import strip_forged
-from responder.authentication.questions import Turns
+from responder.authentication.questions import MAX_OPEN, Turns
 from responder.clock import Clock
 from responder.config import Authentication
 from responder.dns import Resolver
@@ -37,6 +37,8 @@ class Judgement:
     """`Authentication-Results` with its line end, for the top of the message; empty where nothing was looked at."""
     refusal: str | None = None
     """Why the mail is to be refused, in words that may be shown to the client; None where it is not."""
+    deferral: bool = False
+    """Whether it is to be put off: nobody could say now whether it is to be refused."""
 
     def cleaned(self, content: bytes) -> bytes:
         """The message without fields that claim to be of this host (RFC 8601 5). Signatures are verified before, never after."""
@@ -56,13 +58,16 @@ class Judgement:
 class Authenticator:
     """Belongs to one event loop. A reload takes another one; the resolver, with what it knows, may stay."""
 
-    def __init__(self, hostname: str, settings: Authentication, resolver: Resolver, clock: Clock) -> None:
+    def __init__(
+        self, hostname: str, settings: Authentication, resolver: Resolver, clock: Clock, questions: int = MAX_OPEN
+    ) -> None:
+        """`questions` are what it may ask the DNS at a time, for all mails together: each takes a descriptor."""
         self.hostname = hostname
         self._settings = settings
         self._resolver = resolver
         self._clock = clock
         self._hasher = Hasher()
-        self._turns = Turns()
+        self._turns = Turns(questions)
         self._work: ModuleType | None = None
         self._loading = asyncio.Lock()
 
@@ -95,7 +100,8 @@ class Authenticator:
             return self._judgement(findings, reverse_path, user)
         except Exception as error:  # our own mistake, which must not cost anybody a mail
             event("authentication failed", level=logging.ERROR, peer=peer, error=error)
-            return Judgement(self.hostname, Verdicts(spf="temperror", dkim="temperror", dmarc="temperror"))
+            unknown = Verdicts(spf="temperror", dkim="temperror", dmarc="temperror")
+            return Judgement(self.hostname, unknown, deferral=by_address and self._settings.mode == "enforce")
 
     async def _loaded(self) -> ModuleType:
         """In one thread, however many mails come first."""
@@ -138,7 +144,7 @@ class Authenticator:
             user=user,
             overridden=findings.overridden,
         )
-        return Judgement(self.hostname, verdicts, written, self._refusal(verdicts))
+        return Judgement(self.hostname, verdicts, written, self._refusal(verdicts), self._defers(verdicts))
 
     def _refusal(self, verdicts: Verdicts) -> str | None:
         """Only a policy that says so, of a domain that could be asked: no temporary error refuses anything."""
@@ -147,6 +153,13 @@ class Authenticator:
         if verdicts.dmarc != "fail" or verdicts.dmarc_policy != "reject":
             return None
         return f"{verdicts.from_domain} asks to reject mail that neither SPF nor DKIM vouch for (DMARC)"
+
+    def _defers(self, verdicts: Verdicts) -> bool:
+        """Where the author's domain could not be asked and may wish to reject, it is asked again when the client comes again:
+        else a forger would only have to make name servers busy."""
+        if self._settings.mode != "enforce" or verdicts.dmarc != "temperror":
+            return False
+        return verdicts.dmarc_policy in (None, "reject")
 
 
 def _load() -> ModuleType:

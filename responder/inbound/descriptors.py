@@ -47,7 +47,12 @@ def remark(connections: int, delivery: int) -> str | None:
 def room(descriptors: int, delivery: int) -> int:
     """How many clients there is room for among so many descriptors, beside `delivery` connections to other hosts: half of them
     at the least, where there are few."""
-    return max(descriptors - RESERVE - 2 * delivery, descriptors // 2, 1)
+    return max(descriptors - RESERVE - 2 * delivery - questions(descriptors), descriptors // 2, 1)
+
+
+def questions(descriptors: int) -> int:
+    """How many questions to name servers may be open for mail that is judged: each is a socket."""
+    return max(16, min(1000, descriptors // 8))
 
 
 def _number(found: int) -> int:

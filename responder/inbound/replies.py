@@ -77,6 +77,7 @@ TOO_MANY_MESSAGES = Reply(450, "4.7.1", "Too much mail from your address, try ag
 GREYLISTED = Reply(451, "4.7.1", "Not known here yet, try again in a few minutes")
 SAME_SUBJECT = Reply(451, "4.7.1", "Too much mail with this subject, try again later")
 
+UNASKED = Reply(451, "4.7.0", "The author's domain cannot be asked about this mail now, try again later")
 COMMAND_FAILED = Reply(451, "4.3.0", "Cannot do that now, try again later")
 
 READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")

@@ -123,6 +123,8 @@ class Intake:
             )
             if judgement.refusal is not None:
                 return _refused(session, replies.unauthentic(judgement.refusal))
+            if judgement.deferral:
+                return _refused(session, replies.UNASKED)
             content = judgement.cleaned(content)
         else:
             content = strip_forged(content, self.hostname)  # who reads the mail later may believe our name

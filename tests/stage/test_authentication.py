@@ -304,19 +304,26 @@ async def test_signature_when_expired_or_odd_then_it_fails(scene: Scene) -> None
         assert written(found)[1].startswith(f"dkim={expected}"), (old, written(found)[1])
 
 
-async def test_name_server_when_down_for_the_author_then_nothing_is_refused(scene: Scene) -> None:
+async def test_name_server_when_down_for_the_author_then_the_mail_is_put_off(scene: Scene) -> None:
     scene.server.zone["_dmarc.example.org"] = "SERVFAIL"
-    assert (await scene.judge()).verdicts.dmarc == "temperror"
+    found = await scene.judge()
+    assert (found.verdicts.dmarc, found.refusal, found.deferral) == ("temperror", None, True)
+    assert not (await scene.judge(mode="record")).deferral
     scene.server.zone["_dmarc.example.org"] = {"TXT": ["v=DMARC1; p=reject"]}
     scene.server.zone["sel._domainkey.example.org"] = "SERVFAIL"
     other = Scene(scene.server, Resolver([scene.server.nameserver], clock=SystemClock(), timeout=2))
     found = await other.judge(sign(MAIL))
     assert (found.verdicts.dkim, found.verdicts.dmarc, found.refusal) == ("temperror", "temperror", None)
+    assert found.deferral
     scene.server.zone["example.org"] = "SERVFAIL"
     del scene.server.zone["sel._domainkey.example.org"]
     other = Scene(scene.server, Resolver([scene.server.nameserver], clock=SystemClock(), timeout=2))
     found = await other.judge()
     assert (found.verdicts.spf, found.verdicts.dmarc, found.refusal) == ("temperror", "temperror", None)
+    assert found.deferral
+    scene.server.zone["_dmarc.example.org"] = {"TXT": ["v=DMARC1; p=quarantine"]}  # whose mail is never refused
+    other = Scene(scene.server, Resolver([scene.server.nameserver], clock=SystemClock(), timeout=2))
+    assert not (await other.judge()).deferral
 
 
 async def test_name_server_when_down_for_a_forgers_own_domain_then_that_saves_nobody(scene: Scene) -> None:
@@ -402,7 +409,7 @@ async def test_chain_when_long_then_all_seals_are_verified(scene: Scene) -> None
     assert (await scene.judge(broken)).verdicts.arc == "fail"
 
 
-async def test_judging_when_it_breaks_then_the_mail_is_taken(
+async def test_judging_when_it_breaks_then_the_mail_is_taken_or_put_off(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from responder.authentication import examine
@@ -411,5 +418,8 @@ async def test_judging_when_it_breaks_then_the_mail_is_taken(
         raise RuntimeError("oops")
 
     monkeypatch.setattr(examine, "examine", fail)
-    found = await scene.judge()
+    found = await scene.judge(mode="record")
     assert (found.verdicts.dmarc, found.fields, found.refusal) == ("temperror", b"", None)
+    assert not found.deferral
+    assert (await scene.judge()).deferral
+    assert not (await scene.judge(user="ann")).deferral

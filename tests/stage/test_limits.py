@@ -369,3 +369,32 @@ async def test_drain_waits_no_longer_than_it_was_told_to(tmp_path: Path) -> None
                 await asyncio.sleep(0)
         assert await line(reader) == "421 4.3.2 Shutting down, try again later"
         assert await ended(reader)
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+async def test_drain_is_over_while_a_message_is_stored_then_its_reply_is_the_first(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(tmp_path, {}, {"protocol": protocol}) as front, connection(front) as (reader, writer):
+        reached, opened = asyncio.Event(), asyncio.Event()
+        accept = front.store.accept
+
+        async def slow(mail: Any) -> None:
+            reached.set()
+            await opened.wait()
+            await accept(mail)
+
+        monkeypatch.setattr(front.store, "accept", slow)
+        writer.write(ENVELOPE.replace(b"HELO", b"LHLO") if protocol == "lmtp" else ENVELOPE)
+        while not (await line(reader)).startswith("354 "):
+            pass
+        writer.write(b"x\r\n.\r\n")
+        await asyncio.wait_for(reached.wait(), WAIT)
+        draining = asyncio.create_task(front.listener.drain(5))
+        await pass_time(front, 10)
+        assert not draining.done()
+        opened.set()
+        assert (await line(reader)).startswith("250 2.0.0 Queued as ")
+        assert await line(reader) == "421 4.3.2 Shutting down, try again later"
+        assert await ended(reader)
+        await asyncio.wait_for(draining, WAIT)
