@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from responder.agents.files import back_to, staying
+from responder.agents.guards import Guards
 from responder.agents.host import Host
 from responder.agents.load import PluginError
 from responder.answering.setup import Setup, equip
 from responder.answering.stage import Answering
+from responder.aside import aside
 from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
@@ -61,7 +63,9 @@ class Server:
             self._setup = prepare(config, file)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._asked = False  # a reload waits for its turn
         self._equipped = False
+        self._guards: list[Guards] = []  # those in use, and others of which something goes on
         self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
@@ -104,6 +108,11 @@ class Server:
             self.host.close()
             await self.store.close()
             self.reception.close()
+
+    @property
+    def stuck(self) -> int:
+        """How many calls of agents and checks go on that nobody waits for any more."""
+        return self.host.stuck + sum(guards.stuck for guards in self._guards)
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -170,12 +179,15 @@ class Server:
         event("stopped")
 
     def ask_reload(self) -> None:
-        """Begin to reload, beside all else."""
-        self._beside(self.reload())
+        """Begin to reload, beside all else. One that waits for its turn will read what this one would."""
+        if not self._asked:
+            self._asked = True
+            self._beside(self.reload())
 
     async def reload(self) -> None:
         """Follow the configuration file. A bad one is refused, and the old one stays. Mail in flight ends on the old agents."""
         async with self._reloading:
+            self._asked = False
             if not self._stop.is_set():
                 with self._supervisor.reloading():
                     await self._renew()
@@ -183,9 +195,9 @@ class Server:
     async def _renew(self) -> None:
         try:
             back_to(self._home)  # an agent may have left it
-            config = self._reload()
+            config = await aside(self._reload)
             setup = await self.host.load(prepare, config, self._file)  # an import may take its time
-            furniture = furnish(config, self._file)
+            furniture = await aside(furnish, config, self._file)  # a deny list of a million lines does, too
             await self._start_agents(setup)
         except (ConfigError, StartError, PluginError) as error:
             event("reload refused", level=logging.ERROR, reason=str(error))
@@ -213,6 +225,8 @@ class Server:
 
     async def _start_agents(self, setup: Setup) -> None:
         """Give a configuration's agents what they work with, and start them. Raises `StartError`; then none is left running."""
+        kept = [guards for guards in self._guards if guards.stuck or guards is self._setup.checks]
+        self._guards = [*kept, setup.checks]
         equip(setup, self.store, self._clock)
         inboxes = list(setup.inboxes.values())
         try:

@@ -62,7 +62,7 @@ class Furniture:
 def furnish(config: Config, file: Path) -> Furniture:
     """Read it. Changes nothing yet: `check` and a reload ask whether it can be used. Raises `StartError`."""
     few = remark(config.limits.connections, config.delivery.concurrency)
-    if any(listen.decoy for listen in config.listen) and (reason := trouble(place(config))):
+    if any(listen.decoy for listen in config.listen) and (reason := _trouble(config)):
         raise StartError(f"{file}: decoy.transcript: {place(config)}: {reason}")
     try:
         return Furniture(
@@ -74,6 +74,12 @@ def furnish(config: Config, file: Path) -> Furniture:
         )
     except (FileError, DialectError) as error:
         raise StartError(f"{file}: {error}") from error
+
+
+def _trouble(config: Config) -> str:
+    """Why the transcript of decoys can't be where it is to be; "" where it can."""
+    store, path = config.sqlite_path, place(config)
+    return "is the database" if store is not None and path.absolute() == store.absolute() else trouble(path)
 
 
 class Reception:

@@ -66,7 +66,11 @@ def look_around(config: Config, file: Path) -> None:
     except StoreUnusableError as error:
         raise StartError(f"{file}: store: {error}") from error
     for number, listen in enumerate(config.listen):
-        if listen.path is not None and (reason := _unusable(listen.path)):
+        try:
+            reason = _unusable(listen.path) if listen.path is not None else ""
+        except OSError as error:  # a folder that nobody may look into
+            reason = f"{listen.path}: {error.strerror}"
+        if reason:
             raise StartError(f"{file}: listen[{number}].address: {reason}")
 
 

@@ -234,10 +234,11 @@ def _unpack(record: Mapping[str, Any]) -> JSON | Mail:
         return record["json"]
     facts = dict(record["mail"])
     local, _, domain = facts.pop("recipient").rpartition("@")
+    told = facts.pop("authentication")  # a table where an older program has kept it
     return Mail(
         base64.b64decode(facts.pop("raw")),
         recipient=Address(local or domain, domain if local else ""),  # `postmaster` may come without a domain
-        authentication=Authentication.from_json(facts.pop("authentication")),
+        authentication=Authentication.from_json(told if isinstance(told, str) else json.dumps(told)),
         **facts,
     )
 

@@ -109,6 +109,11 @@ class Guards:
     def __len__(self) -> int:
         return len(self._guards)
 
+    @property
+    def stuck(self) -> int:
+        """How many of their calls go on that nobody waits for any more."""
+        return self._attempts.stuck
+
     def equip(self, state: Callable[[str], State], clock: Clock) -> None:
         """Give every check its context; `state` makes what the one of that name remembers."""
         self._clock = clock

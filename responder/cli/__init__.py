@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -39,10 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"store: {error}", FAILED)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `responder queue list | head`
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         # What is still buffered would fail again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if error.errno == errno.EPIPE:  # `responder queue list | head`
+            return 0
+        return _complain(f"standard output can't be written: {error.strerror}", FAILED)
 
 
 def _open_standard_streams() -> None:

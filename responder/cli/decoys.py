@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ def explain(config: Config, key: str, *, as_json: bool) -> bool:
             for record in replay(path, session):
                 _print(record)
     except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ENOSPC):  # of standard output: `responder explain ID | head`
+            raise
         raise StartError(f"{path}: can't be read: {error.strerror or error}") from error
     return True
 

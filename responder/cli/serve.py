@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             for task in tasks:
                 task.cancel()
         threads.shutdown(wait=False, cancel_futures=True)
-        stuck = server.host.stuck + _lasting()
+        stuck = server.stuck + _lasting()
         # The store is closed and the queue safe; what does not end, agents or a terminal, would be waited for, for ever.
         if stuck:
             event("agents left behind", level=logging.WARNING, agents=stuck)

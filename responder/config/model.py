@@ -189,13 +189,14 @@ class Config(Table):
                 raise at(("listen", number, "protocol"), '"smtps" wants a certificate: set [tls]')
             if listen.login == "off" or listen.decoy:
                 continue
+            key = "auth" if listen.auth else "protocol"
             if self.tls is None:
-                raise at(("listen", number, "protocol"), "authentication is for TLS alone (RFC 4954 4): set [tls]")
+                raise at(("listen", number, key), "authentication is for TLS alone (RFC 4954 4): set [tls]")
             if self.auth.users is None:
-                raise at(("listen", number, "protocol"), "authentication wants to know whom: set auth.users")
-        addresses = [listen.address for listen in self.listen]
+                raise at(("listen", number, key), "authentication wants to know whom: set auth.users")
+        addresses = [listen.path.absolute() if listen.path else listen.address for listen in self.listen]
         for number, listen in enumerate(self.listen):
-            if listen.address in addresses[:number] and (listen.port or listen.path or listen.systemd):
+            if addresses[number] in addresses[:number] and (listen.port or listen.path or listen.systemd):
                 raise at(("listen", number, "address"), f'"{listen.address}" is listened on twice')
         return self
 

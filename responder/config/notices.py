@@ -43,6 +43,14 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
     for number, listen in enumerate(config.listen):
         if listen.proxy_protocol and any(network.prefixlen == 0 for network in listen.proxies):
             yield f"listen[{number}].proxies", "holds every address: anybody can claim to be somebody else"
+        if listen.decoy and listen.auth:
+            yield f"listen[{number}].auth", "does nothing on a decoy: set decoy.auth"
+        if listen.path is None and "mode" in listen.model_fields_set:
+            yield f"listen[{number}].mode", "is for Unix sockets: does nothing here"
+        if not listen.proxy_protocol and "proxies" in listen.model_fields_set:
+            yield f"listen[{number}].proxies", "does nothing without proxy_protocol = true"
+    if config.auth.users and not any(listen.login != "off" and not listen.decoy for listen in config.listen):
+        yield "auth.users", "nobody can log in: set auth or protocol = \"submission\" for a listener"
     if config.limits.message_size < 65536:
         yield "limits.message_size", "other servers rely on 65536 octets at least (RFC 5321 4.5.3.1.7)"
     if config.reply.per_sender is None and config.reply.per_conversation is None:

@@ -33,7 +33,7 @@ class Transcript:
     and counted in the file. `follow` gives it another place."""
 
     def __init__(self, path: Path, rotate: int, keep: int) -> None:
-        self._path = path
+        self._path = path.absolute()  # an agent may leave the folder
         self._rotate = rotate
         self._keep = keep
         self._waiting: deque[tuple[int, Mapping[str, Any]]] = deque()
@@ -56,7 +56,7 @@ class Transcript:
     def follow(self, path: Path, rotate: int, keep: int) -> None:
         """Take a new configuration: what waits goes to the new place."""
         with self._changed:
-            self._path, self._rotate, self._keep = path, rotate, keep
+            self._path, self._rotate, self._keep = path.absolute(), rotate, keep
 
     def put(self, record: Mapping[str, Any], octets: bytes = b"") -> None:
         """Write a record, soon; `octets` go into it as `line` or `base64`."""
@@ -189,10 +189,22 @@ def place(config: Config) -> Path:
 
 def trouble(path: Path) -> str:
     """Why a transcript can't be written there, as far as that shows without making anything; "" where it can."""
+    try:
+        return _trouble(path)
+    except OSError as error:  # a folder that nobody may look into
+        return error.strerror or type(error).__name__
+
+
+def _trouble(path: Path) -> str:
+    if path.is_symlink():
+        return "is a symbolic link, wants a file"
     if path.is_dir():
         return "is a folder, wants a file"
     if path.exists():
-        return "" if os.access(path, os.R_OK | os.W_OK) else "can't be written"
+        if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+            return "can't be written"
+        with path.open("rb") as file:  # a database, or a key: what is told there would spoil it
+            return "" if file.read(1) in (b"", b"{") else "is there already, and is no transcript"
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     fine = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     return "" if fine else f"no permission to write in {folder}"

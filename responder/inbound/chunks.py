@@ -45,6 +45,11 @@ class ChunkReceiver:
         return self.refusal is not None
 
     @property
+    def left(self) -> int:
+        """Octets of the chunk that are still to come."""
+        return self._left
+
+    @property
     def lost(self) -> bool:
         """Whether the message can't be taken any more, whatever chunks follow."""
         return self.refusal in (TOO_BIG, STORE_FULL)

@@ -15,6 +15,7 @@ from typing import Any
 
 from responder.inbound import replies
 from responder.inbound.budget import SMALL, Place
+from responder.inbound.chunks import ChunkReceiver
 from responder.inbound.connection import Connection
 from responder.inbound.replies import Reply
 from responder.inbound.sessions import Receiver
@@ -100,7 +101,8 @@ class Commands(Connection):
         now = self._shared.clock.monotonic()
         place = self._place
         if place is not None and place.begun:
-            self._shared.budget.take(place, len(self._buffer), now)
+            octets = len(self._buffer)  # what is pipelined behind a chunk is not of it, and may be many more of them
+            self._shared.budget.take(place, min(octets, data.left) if isinstance(data, ChunkReceiver) else octets, now)
         done = self._receive(data)
         self.touch(now)
         if place is not None and place.begun:

@@ -222,7 +222,7 @@ class Connection(SMTP):
         if now - self.active >= limits.idle:
             return replies.IDLE
         if self._data is not None or self.envelope.mail_from is not None:
-            earned = self._received / limits.slowest
+            earned = min(self._received, limits.message_size) / limits.slowest  # what is thrown away earns nothing
             return replies.TOO_SLOW if now - self._began >= limits.transaction + earned else None
         return replies.SESSION_TOO_LONG if now >= self.ends else None
 
@@ -237,6 +237,8 @@ class Connection(SMTP):
         if self._closing and self.transport is not None and self.transport.is_closing():
             self.transport.abort()
             return
+        if self._waiting and self._asked is None:
+            return  # a message is being judged or stored: nothing may come before its own reply
         self._say(reply)
         self._closing = True
         if self._asked is not None:

@@ -32,7 +32,7 @@ class DenyList(FollowedFiles):
         networks = Networks(self._given)
         for path in self._paths:
             try:
-                lines = read_file(_KEY, path, MAX_FILE).decode().splitlines()
+                lines = read_file(_KEY, path, MAX_FILE).decode().removeprefix("\ufeff").splitlines()
             except UnicodeDecodeError as error:
                 raise FileError(_KEY, path, "is not UTF-8") from error
             for number, line in enumerate(lines, 1):

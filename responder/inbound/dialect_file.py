@@ -28,6 +28,7 @@ from responder.inbound.dialect import (
     QueueId,
     fits,
 )
+from responder.inbound.followed import open_regular
 
 FOLDER = Path(__file__).parent / "dialects"
 MAX_FILE = 1 << 20
@@ -230,7 +231,7 @@ def chosen(config: Config) -> dict[str, Dialect]:
 def load(path: Path) -> Dialect:
     """The dialect in a file. Raises `DialectError`."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:
         raise DialectError(str(path), "", f"can't be read: {getattr(error, 'strerror', None) or error}") from None

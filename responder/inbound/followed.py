@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from responder.observe import event
 
@@ -61,7 +64,7 @@ class FollowedFiles:
 def read_file(key: str, path: Path, most: int) -> bytes:
     """A file's octets, `most` at the most. Raises `FileError`."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(most + 1)
     except FileNotFoundError as error:
         raise FileError(key, path, "no such file") from error
@@ -72,6 +75,16 @@ def read_file(key: str, path: Path, most: int) -> bytes:
     if len(content) > most:
         raise FileError(key, path, f"is larger than {most} octets")
     return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, open for reading; what is none (a pipe) is not waited for. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "is no regular file")
 
 
 def open_to_all(path: Path) -> bool:

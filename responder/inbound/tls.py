@@ -80,9 +80,12 @@ def _chain(path: Path) -> list[x509.Certificate]:
 
     content = read_file("tls.certificate", path, _LARGEST)
     try:
-        return x509.load_pem_x509_certificates(content)
+        chain = x509.load_pem_x509_certificates(content)
+        if len(chain) < content.count(b"-----BEGIN CERTIFICATE"):  # it is silent about a last one that is cut off
+            raise ValueError("cut off")
     except ValueError as error:
         raise FileError("tls.certificate", path, "is no certificate in PEM, or not a whole one") from error
+    return chain
 
 
 async def start_tls(
@@ -100,12 +103,13 @@ async def start_tls(
     starting = asyncio.ensure_future(
         loop.start_tls(transport, protocol, context, server_side=True, ssl_handshake_timeout=HANDSHAKE)
     )
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)  # by now the octets go to the TLS layer
-    octets = early()
-    if octets and not starting.done():
-        _feed(transport.get_protocol(), octets)
+    starting.add_done_callback(lambda done: done.cancelled() or done.exception())  # should nobody wait for it any more
     try:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # by now the octets go to the TLS layer
+        octets, layer = early(), transport.get_protocol()
+        if octets and layer is not None and not starting.done():  # None: so uvloop says that the client has left
+            _feed(layer, octets)
         secure = await starting
     finally:
         starting.cancel()

@@ -118,7 +118,7 @@ class Transactions(Commands):
             wish = told
         if not argument.isascii() and not self.envelope.smtp_utf8:
             return replies.NEED_SMTPUTF8
-        if len(self._recipients) >= self._shared.limits.recipients:
+        if len(self.envelope.rcpt_tos) >= self._shared.limits.recipients:  # one that is named again counts again
             return replies.TOO_MANY_RECIPIENTS
         found = self._handler.recipient(self, path)
         return self._to(found, wish) if isinstance(found, Recipient) else self._to_later(found, wish)
@@ -270,7 +270,7 @@ class Transactions(Commands):
         self._end_transaction(each[-1])
 
     def _end_transaction(self, reply: Reply) -> None:
-        if reply.accepted:
+        if reply.code < 500:  # that we have no room for it, or no disk, is not its fault
             self._junk = 0
         self._reset()
         self._say(reply)

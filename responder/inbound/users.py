@@ -97,7 +97,7 @@ class Users(FollowedFiles):
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in read_file(KEY, path, _LARGEST).decode().split("\n")]
+        return [line.strip() for line in read_file(KEY, path, _LARGEST).decode().removeprefix("\ufeff").split("\n")]
     except UnicodeDecodeError as error:
         raise FileError(KEY, path, "is not UTF-8") from error
 

@@ -147,8 +147,8 @@ def _note(found: Found) -> str:
     """What the history of a mail says of its marks."""
     told = []
     for name, mark in found.marks:
-        what = mark.note or ", ".join(f"{field}: {value}" for field, value in mark.fields.items())
+        what = mark.note or ", ".join(f"{field}: {value[:MAX_NOTE]}" for field, value in mark.fields.items())
         told.append(f", {name} says {what}" if what else "")
     note = "".join(told)
-    text = "".join([char if char.isprintable() else " " for char in note])
+    text = "".join([char if char.isprintable() else " " for char in note[: MAX_NOTE + 1]])
     return text if len(text) <= MAX_NOTE else text[: MAX_NOTE - 3] + "..."

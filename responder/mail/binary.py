@@ -22,7 +22,6 @@ MAX_PARTS: Final = 10_000
 MAX_SECTION: Final = 1 << 20
 """Octets of one entity's header section."""
 
-_LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:((?:[^\r\n]|\r\n[ \t]|\r(?!\n)|(?<!\r)\n)*)(?:\r\n|\Z)")
 _TOKEN = re.compile(r"[ \t\r\n]*([!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+)")
 _TYPE = re.compile(r"[ \t\r\n]*([!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+)[ \t]*/[ \t]*([!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+)")
@@ -39,7 +38,8 @@ class MIMEError(ValueError):
 
 def with_line_ends(content: bytes) -> bytes:
     """Each CR and LF that stands alone made CRLF (RFC 5321 2.3.8). The end of the message must have been found before."""
-    return _LONE.sub(b"\r\n", content)
+    # A regular expression takes ten times as long: two seconds of the event loop for a mail of nothing else.
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 def without_binary(content: bytes) -> bytes:

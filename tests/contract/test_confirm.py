@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import tomllib
@@ -226,6 +227,22 @@ async def test_request_when_it_is_a_mail_then_the_same_mail_comes_back() -> None
     assert isinstance(held, Mail)
     for name in ("raw", "id", "inbox", "recipient", "tag", "sender", "peer", "authentication", "subject", "text"):
         assert getattr(held, name) == getattr(asked, name)
+
+
+async def test_mail_when_a_program_before_0003_has_kept_it_then_it_comes_back() -> None:
+    """Schema version 2 knew four verdicts, and kept them as a table."""
+    desk = Desk()
+    held = desk.mail()
+    token = await desk.ask(held)
+    old = {"spf": "pass", "dkim": None, "dmarc": None, "dmarc_policy": None}
+    for key, (text, until) in desk.state.values.items():
+        record = json.loads(text)
+        if isinstance(record, dict) and "mail" in record:
+            record["mail"]["authentication"] = old
+            desk.state.values[key] = (json.dumps(record), until)
+    found = await desk.confirmation.redeem(desk.tagged(token))
+    assert isinstance(found, Mail)
+    assert (found.raw, found.authentication.spf, found.authentication.dkim) == (held.raw, "pass", None)
 
 
 async def test_mail_when_its_client_sends_it_again_then_the_token_is_the_same() -> None:

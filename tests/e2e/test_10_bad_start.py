@@ -56,6 +56,7 @@ def may_bind_low_ports() -> bool:
 
 LOW_PORT = """
 import os, sys
+import encodings.utf_8_sig
 from importlib.metadata import entry_points
 import responder.app, responder.cli  # before the privilege is given up: whatever that user may read
 installed = [entry.load() for entry in entry_points(group="responder")]

@@ -148,6 +148,25 @@ async def test_message_that_trickles_ends_when_its_transaction_has_lasted_too_lo
         assert spent >= 300
 
 
+@pytest.mark.parametrize("begin", ["DATA", "BDAT 999999999999"])
+async def test_message_past_its_limit_earns_no_more_time(tmp_path: Path, begin: str) -> None:
+    """Nothing of it is kept: else a client that goes on would never come to an end."""
+    limits = {"message_size": 10_000, "transaction": "5m", "slowest": 100}
+    async with listening(tmp_path, {"limits": limits}) as front, connection(front) as client:
+        await client.begin()
+        client.writer.write(begin.encode() + b"\r\n")
+        last = asyncio.create_task(client.line() if begin != "DATA" else client.reader.readuntil(b"421 4"))
+        sent = 0
+        while not last.done():
+            client.writer.write(LINE * 100)  # a hundred seconds' worth, in thirty
+            sent += 10_000
+            await until(lambda sent=sent: last.done() or session(front)._received == sent)  # type: ignore[misc]
+            await pass_time(front, 30)
+            assert sent < 200_000
+        assert "421 4" in str(last.result())
+        assert sent >= 130_000
+
+
 async def test_slow_honest_client_gets_through(tmp_path: Path) -> None:
     """25 MB at 16 KB a second: half an hour for one message, in a session of ten minutes."""
     limits = {"idle": "1m", "session": "10m", "transaction": "5m", "slowest": 15_000}
@@ -336,6 +355,17 @@ async def test_chunks_wait_and_are_refused_like_any_message(tmp_path: Path) -> N
             assert (await second.say("NOOP"))[:4] == "250 "
         first.leave()
         await until(lambda: front.service.budget.used == 0)
+
+
+async def test_small_chunks_in_one_write_hold_what_they_are_and_no_more(tmp_path: Path) -> None:
+    async with listening(tmp_path, {"limits": TIGHT}) as front, connection(front) as client:
+        await client.begin()
+        client.writer.write((b"BDAT 300\r\n" + LINE * 3) * 200)
+        for _ in range(200):
+            assert (await client.line())[:4] == "250 "
+        assert front.service.budget.used == 60_000
+        assert (await client.say("BDAT 0 LAST"))[:4] == "250 "
+        assert front.service.budget.used == 0
 
 
 async def test_big_mail_that_says_so_waits_before_its_first_octet(tmp_path: Path) -> None:

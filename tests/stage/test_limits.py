@@ -15,6 +15,7 @@ import pytest
 from responder.config import Limits
 from responder.inbound.denied import DenyList
 from responder.inbound.listener import SWEEP
+from responder.store.base import StoreFullError
 from tests.support.dialog import Front, listening
 
 WAIT = 20.0
@@ -398,3 +399,20 @@ async def test_drain_is_over_while_a_message_is_stored_then_its_reply_is_the_fir
         assert await line(reader) == "421 4.3.2 Shutting down, try again later"
         assert await ended(reader)
         await asyncio.wait_for(draining, WAIT)
+
+
+async def test_store_is_full_then_who_tries_mail_after_mail_is_not_cut_off_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(tmp_path, {"limits": {"junk_commands": 10}}) as front, connection(front) as (reader, writer):
+
+        async def full(mail: Any) -> None:
+            raise StoreFullError("no room")
+
+        monkeypatch.setattr(front.store, "accept", full)
+        hello, mail = ENVELOPE.split(b"MAIL ")
+        writer.write(hello)
+        assert [(await line(reader))[:3] for _ in range(2)] == ["220", "250"]
+        for _ in range(10):
+            writer.write(b"MAIL " + mail + b"x\r\n.\r\n")
+            assert [(await line(reader))[:3] for _ in range(4)] == ["250", "250", "354", "452"]

@@ -119,7 +119,7 @@ class SessionMachine(RuleBasedStateMachine):
         line = f"{case('RCPT TO')}:<{name}@test.example>"
         if not self.greeted or self.sender is None or self.chunks is not None:
             self._say(line, "503")
-        elif len(self.recipients) >= LIMITS.recipients:
+        elif len(self.each) >= LIMITS.recipients:
             self._say(line, "452")
         elif name == "unknown":
             self._say(line, "550")

@@ -13,6 +13,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from responder.config.reception import TLS
 from responder.inbound import followed, tls
 from responder.inbound.followed import FileError
 from responder.inbound.session import Session
-from responder.inbound.tls import Certificate
+from responder.inbound.tls import Certificate, start_tls
 from responder.mail.lifecycle import State
 from tests.support import logins
 from tests.support.clock import ManualClock
@@ -213,6 +214,24 @@ def test_handshakes_when_a_thousand_are_left_half_done_then_nothing_of_them_is_l
             await until(lambda: len(asyncio.all_tasks()) <= tasks)
 
     run(loop, go())
+
+
+async def test_handshake_when_the_client_has_left_in_its_first_moment_then_that_is_what_is_told() -> None:
+    """uvloop then has no protocol any more that what had come early could be given to."""
+
+    class Gone(asyncio.Transport):
+        def get_protocol(self) -> asyncio.BaseProtocol:
+            return None  # type: ignore[return-value]
+
+    async def starting(*arguments: object, **options: object) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        raise ConnectionResetError
+
+    loop: Any = SimpleNamespace(start_tls=starting)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(ConnectionResetError):
+        await start_tls(loop, Gone(), asyncio.Protocol(), context, lambda: HELLO)
 
 
 # -- what may not be carried over --------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ class Load:
                 break
             try:
                 if connection is None:
-                    connection = await Connection.open(port)
+                    connection = await self._open(port)
                 self.ledger.offer(mail)
                 await connection.envelope(mail)
             except Refused as refusal:
@@ -220,6 +220,12 @@ class Load:
         if self.mails is not None and self.made >= self.mails:
             return None
         self.made += 1
+        return self._make()
+
+    async def _open(self, port: int) -> Connection:
+        return await Connection.open(port)
+
+    def _make(self) -> Mail:
         return make_mail(self.run_name, self.made, self.chance)
 
     async def _pause(self, seconds: float) -> None:

@@ -328,6 +328,15 @@ def test_results_when_of_others_then_they_stay(other: bytes) -> None:
     assert strip_forged(other + REST, HOST) == other + REST
 
 
+@pytest.mark.parametrize(
+    "between", [b"", b" folded\r", b"Authentication-Results: y; z\r", b"\r\n Authentication-Results: y\r"]
+)
+def test_forged_results_when_behind_a_bare_cr_in_those_of_others_then_they_are_removed(between: bytes) -> None:
+    other = b"Authentication-Results: x; y=z\r" + between
+    for line in (OWN, b"Authentication-Results:\r mx.example.net; dkim=pass\r\n", OWN[:-2] + b"\r \tfolded\r\n"):
+        assert strip_forged(other + line + REST, HOST) == other.rstrip(b"\r") + b"\r\n" + REST
+
+
 HEAP = [OWN, OWN.lower(), b"A: b\r\n", b" folded\r\n", b"Authentication-Results: x; y=z\r\n", b"(", b'"', b"\r", b"\n"]
 
 
@@ -349,8 +358,10 @@ def test_forged_results_when_in_any_heap_then_none_is_left_for_any_reader(pieces
         b"Authentication-Results: " + b'"\\' * 400_000,
         b"authentication-results" * 40_000,
         b"Authentication-Results: (" * 30_000,
+        b"Authentication-Results: (\r" * 30_000,
+        b'Authentication-Results: "\r' * 30_000,
     ],
-    ids=["own", "brackets", "quotes", "names", "fields"],
+    ids=["own", "brackets", "quotes", "names", "fields", "fields behind bare CRs", "quotes behind bare CRs"],
 )
 def test_forged_results_when_very_many_then_removing_takes_linear_time(hostile: bytes) -> None:
     began = time.process_time()

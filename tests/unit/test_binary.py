@@ -224,6 +224,13 @@ def test_line_ends_are_whole_behind_it_and_nothing_else_is_touched(content: byte
     assert made.replace(b"\r\n", b"") == content.replace(b"\r", b"").replace(b"\n", b"")
 
 
+def test_line_ends_of_a_mail_of_nothing_else_do_not_take_long() -> None:
+    """It is done in the event loop."""
+    began = time.process_time()
+    assert len(with_line_ends(b"\n" * 25_000_000)) == 50_000_000
+    assert time.process_time() - began < 1
+
+
 ENDS = [
     a + b"." + b
     for a in (b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\0")

@@ -217,6 +217,10 @@ def test_inbox_when_given_whole_then_all_of_it_is_there() -> None:
         ('[authentication]\ntrusted_networks = ["0.0.0.0/0"]', "authentication.trusted_networks", False),
         ('[inboxes.a]\nagent = "a"\nkind = "personal"\nanswer_to = "from"', "inboxes.a.answer_to", False),
         ("[limits]\nmessage_size = 1000", "limits.message_size", False),
+        ('[auth]\nusers = "users"', "auth.users", False),
+        ('[[listen]]\ndecoy = true\nauth = "offered"', "listen[0].auth", False),
+        ('[[listen]]\nmode = "0600"', "listen[0].mode", False),
+        ('[[listen]]\nproxies = ["192.0.2.1"]', "listen[0].proxies", False),
     ],
 )
 def test_unsupported_when_asked_for_then_noticed(toml: str, key: str, fatal: bool) -> None:
