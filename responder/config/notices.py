@@ -50,7 +50,7 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
         if not listen.proxy_protocol and "proxies" in listen.model_fields_set:
             yield f"listen[{number}].proxies", "does nothing without proxy_protocol = true"
     if config.auth.users and not any(listen.login != "off" and not listen.decoy for listen in config.listen):
-        yield "auth.users", "nobody can log in: set auth or protocol = \"submission\" for a listener"
+        yield "auth.users", 'nobody can log in: set auth or protocol = "submission" for a listener'
     if config.limits.message_size < 65536:
         yield "limits.message_size", "other servers rely on 65536 octets at least (RFC 5321 4.5.3.1.7)"
     if config.reply.per_sender is None and config.reply.per_conversation is None:

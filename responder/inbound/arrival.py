@@ -61,7 +61,9 @@ class Arrival(asyncio.Protocol):
         self._peername = transport.get_extra_info("peername")
         self.began = self._shared.clock.monotonic()
         proxies = self._profile.proxies or ()
-        if self._peername is None or (self._address and not is_in(self._address, proxies)):
+        if self._peername is None:  # gone already
+            transport.abort()  # type: ignore[attr-defined]
+        elif self._address and not is_in(self._address, proxies):
             self.refuse("not one of the listed proxies")  # behind a Unix socket its mode has decided that
         elif len(self._waiting) >= self._room():
             self.refuse("too many connections without a PROXY header")

@@ -6,9 +6,10 @@ The limit is one scale, and what is on it decides who may grow:
     everybody    whoever was promised the rest   small ones only
 
 Below the first mark nobody is asked. Past it a message waits in line for a promise: room for all that it may still become, so
-that whoever has one comes to its end without waiting again. Those that came first are promised first. As long as nobody holds a
-promise the first in line gets one whether or not it fits: so there is always one that can end, and no deadlock. A message
-that is still small never waits as long as the whole limit isn't used up, so big mails do not keep small ones out.
+that whoever has one comes to its end without waiting again. Addresses take turns, and of one address those that came first: who
+opens many connections gets no more of it. As long as nobody holds a promise the next in line gets one whether or not it fits: so
+there is always one that can end, and no deadlock. A message that is still small never waits as long as the whole limit isn't used
+up, so big mails do not keep small ones out.
 
 What is held may pass the limit by one message, and by what each session had read before it was told to wait.
 """
@@ -28,6 +29,9 @@ PATIENCE_BEFORE = 60.0
 
 HURRY = 30.0
 """Seconds that whoever holds a promise may stand still while others wait, or be slow beside what its octets earn it."""
+
+FIRST_OCTET = 10.0
+"""Seconds that it may bring nothing at all: TCP has held its octets back, so an honest client's are there at once."""
 
 HASTE = 64
 """How much faster than `limits.slowest` it then has to be."""
@@ -49,10 +53,13 @@ class Place:
         "told",
         "waited",
         "waiting",
+        "who",
     )
 
-    def __init__(self, told: Callable[[bool], None]) -> None:
+    def __init__(self, told: Callable[[bool], None], who: str = "") -> None:
+        """`who` its client is: an address, "" for all that have none."""
         self.told = told
+        self.who = who
         self.begun = False  # a message is under way
         self.complete = False  # all of it is here
         self.before = False  # it waits for the word to begin
@@ -68,6 +75,8 @@ class Place:
     def dawdles(self, now: float, active: float, slowest: int) -> bool:
         """Whether its client should make way for others who wait: it stands still (`active`: when its last octets came), or is
         slower than `HASTE` times `slowest`, octets a second."""
+        if self.held == self.held_then and now - self.since >= FIRST_OCTET:
+            return True
         earned = (self.held - self.held_then) / (HASTE * slowest)
         return now - active >= HURRY or now - self.since >= HURRY + earned
 
@@ -78,6 +87,8 @@ class Budget:
     def __init__(self, limit: int, message_size: int) -> None:
         """`limit` octets in all, `message_size` of one message."""
         self._queue: dict[Place, None] = {}
+        self._turn = 0
+        self._turns: dict[str, int] = {}  # by client: when it was promised something last, while anybody waits
         self.used = 0
         self.promised = 0
         self._going = 0  # places that were promised the rest, until they have left
@@ -172,13 +183,15 @@ class Budget:
     def _serve(self, now: float, asking: Place | None = None) -> None:
         """Promise those that came first the room they need. `asking` sees it for itself."""
         while self._queue:
-            place = next(iter(self._queue))
+            place = self._next()
             need = max(place.claim - place.held, 1)
             if self._going and self.used + self.promised + need > self._most:
                 return
-            del self._queue[place]
-            place.waiting = place.before = False
+            self._unqueue(place)
             place.going = True
+            self._turn += 1
+            if self._queue:
+                self._turns[place.who] = self._turn
             self._going += 1
             place.promise = need
             self.promised += need
@@ -188,9 +201,15 @@ class Budget:
             if place is not asking:
                 place.told(True)
 
+    def _next(self) -> Place:
+        """Of those that wait the one whose client has waited longest for its turn; of one client's, who came first."""
+        return min(self._queue, key=lambda place: self._turns.get(place.who, 0))
+
     def _unqueue(self, place: Place) -> None:
         place.waiting = place.before = False
         del self._queue[place]
+        if not self._queue:
+            self._turns.clear()
 
     def _stop(self, place: Place) -> None:
         """Out of the line, and without a promise."""

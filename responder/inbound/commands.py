@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from responder.inbound import replies
+from responder.inbound.addresses import client_key
 from responder.inbound.budget import SMALL, Place
 from responder.inbound.chunks import ChunkReceiver
 from responder.inbound.connection import Connection
@@ -93,7 +94,7 @@ class Commands(Connection):
     def _begin_message(self) -> None:
         """A message begins: what is here of it counts from now on, until `_make_room`."""
         if self._place is None:
-            self._place = Place(self._told_of_room)
+            self._place = Place(self._told_of_room, client_key(self.counted))
         self._shared.budget.begin(self._place, self.parameters.size)
 
     def _piece(self, data: Receiver) -> bool:

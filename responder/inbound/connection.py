@@ -132,6 +132,7 @@ class Connection(SMTP):
         assert self.transport is not None
         self.transport.pause_reading()  # at once: not an octet of the handshake may end here
         self._read_paused = False  # the TLS layer goes on reading
+        self._write_paused = False  # and is who hears that there is room to write
         if ready:
             self._buffer.clear()  # what was sent behind STARTTLS in plain text must never be run as if it came encrypted
             self.transport.write(ready)

@@ -494,7 +494,7 @@ def test_key_when_everybody_can_read_it_then_it_is_remarked(tmp_path: Path) -> N
     [
         ({"protocol": "smtps"}, r"listen\[0\]\.protocol: .*set \[tls\]"),
         ({"protocol": "submission"}, r"listen\[0\]\.protocol: .*set \[tls\]"),
-        ({"auth": "offered"}, r"listen\[0\]\.protocol: .*set \[tls\]"),
+        ({"auth": "offered"}, r"listen\[0\]\.auth: .*set \[tls\]"),
     ],
 )
 def test_listener_when_it_needs_what_is_not_there_then_one_line_says_so(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from responder.config import Config
-from responder.inbound.budget import HASTE, HURRY, PATIENCE, PATIENCE_BEFORE, SMALL, Budget, Place
+from responder.inbound.budget import FIRST_OCTET, HASTE, HURRY, PATIENCE, PATIENCE_BEFORE, SMALL, Budget, Place
 
 LIMIT = 80 * SMALL
 SIZE = 8 * SMALL
@@ -17,10 +17,10 @@ SIZE = 8 * SMALL
 class Sender:
     """A session: it brings octets while it may."""
 
-    def __init__(self, budget: Budget, declared: int = 0) -> None:
+    def __init__(self, budget: Budget, declared: int = 0, who: str = "") -> None:
         self.budget = budget
         self.told: list[bool] = []
-        self.place = Place(self.told.append)
+        self.place = Place(self.told.append, who)
         budget.begin(self.place, declared)
 
     def bring(self, octets: int, now: float = 0.0) -> bool:
@@ -67,6 +67,24 @@ def test_past_it_the_first_get_room_for_all_that_they_may_become() -> None:
         sender.end()
     assert waiting[0].told == [True]
     assert [sender.told for sender in waiting] == sorted((sender.told for sender in waiting), reverse=True)
+
+
+def test_clients_take_turns_however_many_messages_one_of_them_begins() -> None:
+    budget = Budget(LIMIT, SIZE)
+    going = filled(budget)
+    crowd = [Sender(budget, who="crowd") for _ in range(50)]
+    for sender in crowd:
+        sender.bring(SMALL + 1)
+    one = Sender(budget, who="one")
+    one.bring(SMALL + 1)
+    assert one.place.waiting
+    promised = []
+    while not one.place.going:
+        sender = going.pop()
+        sender.end()
+        promised += [each for each in crowd if each.place.going and each not in promised]
+        going += [each for each in promised if each not in going and each.place.begun]
+        assert len(promised) <= 8, "fifty of one client stood before another's only one"
 
 
 def test_each_of_a_crowd_comes_to_its_end() -> None:
@@ -199,11 +217,14 @@ def test_first_in_line_waits_for_long_then_who_comes_is_told() -> None:
 def test_whoever_was_promised_room_earns_time_by_what_it_brings_but_must_not_stand_still() -> None:
     budget = Budget(LIMIT, SIZE)
     place = filled(budget)[-1].place
-    assert not place.dawdles(HURRY - 1, HURRY - 1, 1024)
-    assert place.dawdles(HURRY, HURRY, 1024)
+    assert not place.dawdles(FIRST_OCTET - 1, 0, 1024)
+    assert place.dawdles(FIRST_OCTET, 0, 1024)  # nothing at all, though TCP had held its octets back
+    budget.take(place, 1, 1.0)
+    assert not place.dawdles(HURRY - 1, 1.0, 1024)
+    assert place.dawdles(HURRY + 1, 1.0, 1024)
     budget.take(place, 2 * HASTE * 1024, HURRY)
     assert not place.dawdles(HURRY + 1, HURRY, 1024)
-    assert place.dawdles(HURRY + 2, HURRY + 1, 1024)
+    assert place.dawdles(HURRY + 3, HURRY + 2, 1024)
     budget.take(place, 100 * HASTE * 1024, HURRY)
     assert place.dawdles(2 * HURRY, HURRY, 1024)
 
