@@ -22,8 +22,8 @@ from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
 from responder.delivery import Delivery, places
 from responder.dns import Resolver
-from responder.inbound.listener import ListenError
-from responder.inbound.notify import Supervisor
+from responder.inbound.listening.listener import ListenError
+from responder.inbound.listening.notify import Supervisor
 from responder.observe import event, follow
 from responder.outbound.base import Transport
 from responder.outbound.print import PrintTransport

@@ -15,7 +15,7 @@ from dataclasses import replace
 from responder.clock import Clock
 from responder.config import BOUNCES, Config
 from responder.config import Delivery as DeliveryTable
-from responder.inbound.limits import RateCounter
+from responder.inbound.limits.gatekeeper import RateCounter
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.backoff import next_attempt
 from responder.mail.dsn import ReportedRecipient, compose_dsn

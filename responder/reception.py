@@ -15,19 +15,19 @@ from responder.config import Config
 from responder.decoy.transcript import place, trouble
 from responder.decoy.trap import make_trap
 from responder.dns import Resolver
-from responder.inbound.addresses import Networks
-from responder.inbound.blocklists import Blocklists
-from responder.inbound.denied import DenyList
-from responder.inbound.descriptors import hold_spare, questions, raise_limit, remark, room
-from responder.inbound.dialect import GENERIC, Dialect
-from responder.inbound.dialect_file import DialectError, chosen
+from responder.inbound.dialects.dialect import GENERIC, Dialect
+from responder.inbound.dialects.files import DialectError, chosen
 from responder.inbound.followed import FileError, FollowedFiles
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener
-from responder.inbound.login import Logins
+from responder.inbound.limits.addresses import Networks
+from responder.inbound.limits.blocklists import Blocklists
+from responder.inbound.limits.denied import DenyList
+from responder.inbound.limits.gatekeeper import Gatekeeper
+from responder.inbound.listening.descriptors import hold_spare, questions, raise_limit, remark, room
+from responder.inbound.listening.listener import Listener
+from responder.inbound.login.logins import Logins
+from responder.inbound.login.users import Users
 from responder.inbound.sessions import Sessions
 from responder.inbound.tls import Certificate
-from responder.inbound.users import Users
 from responder.intake.checking import Checking
 from responder.intake.greylist import Greylist
 from responder.intake.policy import Policy

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from responder.cli.options import Verbs
 from responder.cli.output import bold, harmless, print_json, print_table
-from responder.inbound import dialect_file
-from responder.inbound.dialect import CATALOGUE, Dialect
-from responder.inbound.dialect_file import DialectError
+from responder.inbound.dialects import files as dialect_file
+from responder.inbound.dialects.dialect import CATALOGUE, Dialect
+from responder.inbound.dialects.files import DialectError
 from responder.start import StartError
 
 

@@ -8,8 +8,8 @@ from getpass import getpass
 
 from responder.cli.options import Verbs
 from responder.clock import SystemClock
-from responder.inbound.passwords import hash_password, prepare, scram_verifier
-from responder.inbound.users import LONGEST_NAME, LONGEST_PASSWORD
+from responder.inbound.login.passwords import hash_password, prepare, scram_verifier
+from responder.inbound.login.users import LONGEST_NAME, LONGEST_PASSWORD
 
 FAILED = 1
 BAD_USE = 2

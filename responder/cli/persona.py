@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from responder.inbound.dialect import CATALOGUE, EVERYWHERE, OWN, Dialect
-from responder.inbound.dialect_file import DialectError, DialectFile, parse, unfolded
+from responder.inbound.dialects.dialect import CATALOGUE, EVERYWHERE, OWN, Dialect
+from responder.inbound.dialects.files import DialectError, DialectFile, parse, unfolded
 
 MAX_ANSWER = 1 << 20  # octets of the endpoint's answer
 MAX_NOTES = 20

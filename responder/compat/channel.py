@@ -12,7 +12,7 @@ from typing import Any
 
 from responder.compat.dispatcher import Map, compact_traceback
 from responder.compat.verbs import Verbs, debug
-from responder.inbound.listener import own_name
+from responder.inbound.listening.listener import own_name
 
 # ruff: noqa: N803 - the names are the old module's
 

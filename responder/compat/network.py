@@ -21,8 +21,8 @@ from typing import Any, cast
 from responder.clock import SystemClock
 from responder.compat.session import Messages, OldSession
 from responder.config import Limits, Listen
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener, Socket, own_name
+from responder.inbound.limits.gatekeeper import Gatekeeper
+from responder.inbound.listening.listener import Listener, Socket, own_name
 from responder.inbound.sessions import Sessions
 
 GRACE = 5.0  # seconds that what was said last may take to reach its client

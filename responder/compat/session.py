@@ -11,8 +11,9 @@ from responder.inbound import replies
 from responder.inbound.data import DataReceiver
 from responder.inbound.profile import Profile
 from responder.inbound.replies import Reply
+from responder.inbound.roles import Recipient, Transaction
 from responder.inbound.session import Session
-from responder.inbound.sessions import Recipient, Sessions, Transaction
+from responder.inbound.sessions import Sessions
 from responder.mail.envelope import Path
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from responder.compat.channel import __version__ as __version__
 from responder.compat.dispatcher import Dispatcher, Map
 from responder.compat.network import running
 from responder.compat.verbs import debug
-from responder.inbound.listener import bind
+from responder.inbound.listening.listener import bind
 from responder.observe import event
 
 # ruff: noqa: N803 - the names are the old module's

@@ -17,8 +17,9 @@ from responder.inbound import replies
 from responder.inbound.commands import MAX_LINE
 from responder.inbound.profile import Profile
 from responder.inbound.replies import Reply
+from responder.inbound.roles import Receiver
 from responder.inbound.session import Session
-from responder.inbound.sessions import Receiver, Sessions
+from responder.inbound.sessions import Sessions
 from responder.observe import event
 
 if TYPE_CHECKING:

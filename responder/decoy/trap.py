@@ -17,11 +17,12 @@ from responder.decoy.credentials import MECHANISMS
 from responder.decoy.session import DecoySession
 from responder.decoy.transcript import Transcript, place
 from responder.inbound import replies
-from responder.inbound.dialect import QueueId
+from responder.inbound.dialects.dialect import QueueId
 from responder.inbound.profile import Profile
 from responder.inbound.replies import Reply
+from responder.inbound.roles import Recipient, Transaction
 from responder.inbound.session import Session
-from responder.inbound.sessions import Recipient, Sessions, Transaction
+from responder.inbound.sessions import Sessions
 from responder.mail.envelope import Path
 from responder.observe import event
 

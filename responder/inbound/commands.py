@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from responder.inbound import replies
-from responder.inbound.addresses import client_key
-from responder.inbound.budget import SMALL, Place
 from responder.inbound.chunks import ChunkReceiver
 from responder.inbound.connection import Connection
+from responder.inbound.limits.addresses import client_key
+from responder.inbound.limits.budget import SMALL, Place
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Receiver
+from responder.inbound.roles import Receiver
 from responder.observe import event
 
 MAX_LINE = 2048

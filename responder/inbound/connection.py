@@ -10,11 +10,12 @@ from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SessionRecord
 
 from responder.inbound import replies
-from responder.inbound.budget import Place
+from responder.inbound.limits.budget import Place
+from responder.inbound.listening.proxy import client_address
 from responder.inbound.profile import Profile
-from responder.inbound.proxy import client_address
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Parameters, Receiver, Sessions
+from responder.inbound.roles import Parameters, Receiver
+from responder.inbound.sessions import Sessions
 from responder.inbound.tls import start_tls
 from responder.mail.envelope import NO_WISH, Wish
 from responder.observe import event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from responder.inbound import replies
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Parameters
+from responder.inbound.roles import Parameters
 from responder.mail.envelope import EnvelopeError, is_xtext, parse_envid
 
 BODIES = ("7BIT", "8BITMIME", "BINARYMIME")

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from responder.config import Listen
-from responder.inbound.dialect import GENERIC, Dialect, Speaker, lines
-from responder.inbound.limits import Network
+from responder.inbound.dialects.dialect import GENERIC, Dialect, Speaker, lines
+from responder.inbound.limits.gatekeeper import Network
 from responder.inbound.tls import Certificate
 
 if TYPE_CHECKING:
+    from responder.inbound.roles import Decoy, Handler, Login
     from responder.inbound.session import Session
-    from responder.inbound.sessions import Decoy, Handler, Login, Sessions
+    from responder.inbound.sessions import Sessions
 
 
 class Profile:

@@ -11,12 +11,12 @@ from aiosmtpd.smtp import syntax
 
 from responder.inbound import replies
 from responder.inbound.bdat import Chunks
+from responder.inbound.login.sasl import Claim, Mechanism, SASLError, decode64
 from responder.inbound.replies import Reply
-from responder.inbound.sasl import Claim, Mechanism, SASLError, decode64
 from responder.inbound.transaction import Transactions
 
 if TYPE_CHECKING:
-    from responder.inbound.sessions import Login
+    from responder.inbound.roles import Login
 
 LONGEST_WAIT = 16.0
 """Seconds that the reply to a failed login is held back at the most: the first waits one, and each further one twice as long."""

@@ -12,13 +12,13 @@ from collections.abc import Awaitable
 from aiosmtpd.smtp import Envelope, syntax
 
 from responder.inbound import replies
-from responder.inbound.budget import SMALL as ROOMY
 from responder.inbound.chunks import ChunkReceiver
 from responder.inbound.commands import Commands
 from responder.inbound.data import DataReceiver, has_bare_line_end
+from responder.inbound.limits.budget import SMALL as ROOMY
 from responder.inbound.parameters import PLAIN, mail_parameters
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Receiver, Recipient
+from responder.inbound.roles import Receiver, Recipient
 from responder.mail.address import parse
 from responder.mail.binary import with_line_ends
 from responder.mail.envelope import (

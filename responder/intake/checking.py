@@ -11,7 +11,7 @@ from responder.agents.checks import Client, Refuse, Step
 from responder.agents.guards import FAILED, Found, Guards, States
 from responder.inbound import replies
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Recipient, Transaction
+from responder.inbound.roles import Recipient, Transaction
 from responder.mail.address import parse
 from responder.mail.automatic import Verdicts
 from responder.mail.envelope import Path

@@ -22,8 +22,8 @@ from typing import Any
 from responder.clock import Clock
 from responder.config import Greylist as Settings
 from responder.config import Rate
-from responder.inbound.addresses import packed_address
-from responder.inbound.limits import RateCounter
+from responder.inbound.limits.addresses import packed_address
+from responder.inbound.limits.gatekeeper import RateCounter
 from responder.observe import event
 from responder.store.base import Memory, Store, StoreError, Value
 

@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 from responder.config.names import Network
 from responder.inbound import replies
-from responder.inbound.addresses import Networks
-from responder.inbound.blocklists import Blocklists
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.addresses import Networks
+from responder.inbound.limits.blocklists import Blocklists
+from responder.inbound.limits.gatekeeper import Gatekeeper
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Recipient, Transaction
+from responder.inbound.roles import Recipient, Transaction
 from responder.intake.greylist import Greylist
 from responder.mail.address import parse
 from responder.observe import event

@@ -15,9 +15,9 @@ from responder.authentication import Authenticator, Judgement, strip_forged
 from responder.clock import Clock
 from responder.inbound import replies
 from responder.inbound.data import has_bare_line_end
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.gatekeeper import Gatekeeper
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Recipient, Transaction
+from responder.inbound.roles import Recipient, Transaction
 from responder.intake.checking import Checking, Passed
 from responder.intake.policy import Policy
 from responder.mail.automatic import count_received

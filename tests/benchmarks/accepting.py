@@ -11,8 +11,8 @@ import uvloop
 from responder.agents.router import Router
 from responder.clock import SystemClock
 from responder.config import Limits, Listen
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener
+from responder.inbound.limits.gatekeeper import Gatekeeper
+from responder.inbound.listening.listener import Listener
 from responder.inbound.sessions import Sessions
 from responder.intake.stage import Intake
 from responder.observe import set_up

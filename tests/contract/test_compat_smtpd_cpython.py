@@ -24,7 +24,7 @@ from responder.compat import asyncore, channel, smtpd
 from responder.compat.network import LIMITS, Network
 from responder.compat.session import Messages, OldSession
 from responder.config import Listen
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.gatekeeper import Gatekeeper
 from responder.inbound.sessions import Sessions
 
 FILE = Path(sysconfig.get_path("stdlib")) / "test" / "test_smtpd.py"

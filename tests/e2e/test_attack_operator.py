@@ -20,7 +20,7 @@ from responder.cli.decoys import explain
 from responder.config import Config, ConfigError, load
 from responder.decoy.transcript import Transcript, trouble
 from responder.inbound.followed import FileError
-from responder.inbound.users import Users
+from responder.inbound.login.users import Users
 from responder.intake.checking import MAX_NOTE, _note
 from responder.reception import furnish
 from responder.start import StartError, look_around

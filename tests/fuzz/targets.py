@@ -19,15 +19,15 @@ from responder.authentication.verifier import Authenticator
 from responder.config import Authentication, Limits, Listen
 from responder.config.zones import parse_zone
 from responder.dns import NoData, NotFound, Resolver, TemporaryError
-from responder.inbound import dialect_file
 from responder.inbound.chunks import ChunkReceiver, parse_chunk
 from responder.inbound.data import DataReceiver, has_bare_line_end
-from responder.inbound.denied import DenyList
+from responder.inbound.dialects import files as dialect_file
 from responder.inbound.followed import FileError
+from responder.inbound.limits.denied import DenyList
+from responder.inbound.listening.proxy import ProxyError, parse_header
+from responder.inbound.login.passwords import Verifier
+from responder.inbound.login.sasl import Claim, Login, Mechanism, Plain, SASLError, Scram, decode64
 from responder.inbound.parameters import mail_parameters
-from responder.inbound.passwords import Verifier
-from responder.inbound.proxy import ProxyError, parse_header
-from responder.inbound.sasl import Claim, Login, Mechanism, Plain, SASLError, Scram, decode64
 from responder.mail import address, automatic, binary, envelope, html, mailboxes, quoting, report, thread
 from responder.mail.edit import SplitMail
 from responder.mail.headers import Headers, decode_text

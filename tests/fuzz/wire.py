@@ -10,10 +10,11 @@ from typing import Any
 
 from responder.config import Limits, Listen
 from responder.inbound import replies
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.gatekeeper import Gatekeeper
 from responder.inbound.replies import Reply
+from responder.inbound.roles import Recipient, Transaction
 from responder.inbound.session import Session
-from responder.inbound.sessions import Recipient, Sessions, Transaction
+from responder.inbound.sessions import Sessions
 from responder.mail.envelope import Path
 from tests.support.clock import ManualClock
 

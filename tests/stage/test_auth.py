@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from responder.config.units import MINUTE, Rate
-from responder.inbound import login, replies
-from responder.inbound.login import AT_A_TIME, OF_AN_ADDRESS, Logins
-from responder.inbound.passwords import Scrypt, parse_hash
-from responder.inbound.sasl import Claim
-from responder.inbound.users import Users
+from responder.inbound import replies
+from responder.inbound.login import logins as login
+from responder.inbound.login.logins import AT_A_TIME, OF_AN_ADDRESS, Logins
+from responder.inbound.login.passwords import Scrypt, parse_hash
+from responder.inbound.login.sasl import Claim
+from responder.inbound.login.users import Users
 from responder.mail.lifecycle import State
 from responder.observe import Observer, follow
 from tests.support import logins

@@ -15,8 +15,8 @@ import pytest
 
 from responder.clock import SystemClock
 from responder.dns import Resolver
-from responder.inbound import blocklists as module
-from responder.inbound.blocklists import Blocklists
+from responder.inbound.limits import blocklists as module
+from responder.inbound.limits.blocklists import Blocklists
 from responder.intake.stage import Intake
 from tests.support.clock import ManualClock
 from tests.support.dialog import Front, listening

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from responder.config import Listen
-from responder.inbound.budget import HURRY, PATIENCE, PATIENCE_BEFORE
-from responder.inbound.listener import SWEEP
+from responder.inbound.limits.budget import HURRY, PATIENCE, PATIENCE_BEFORE
+from responder.inbound.listening.listener import SWEEP
 from responder.inbound.replies import Reply
 from responder.inbound.session import Session
 from tests.support.clock import ManualClock
@@ -238,7 +238,7 @@ def test_sweep_over_ten_thousand_sessions_is_cheap() -> None:
 
     async def sweep() -> float:
         from responder.config import Config
-        from responder.inbound.limits import Gatekeeper
+        from responder.inbound.limits.gatekeeper import Gatekeeper
         from responder.inbound.sessions import Sessions
 
         config, clock = Config(), ManualClock()

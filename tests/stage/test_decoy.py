@@ -27,10 +27,11 @@ from responder.decoy.replay import files, find, replay
 from responder.decoy.session import DecoySession
 from responder.decoy.transcript import Transcript, encode, numbered, octets_of, place, stamp, trouble
 from responder.decoy.trap import make_trap, queue_id
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.gatekeeper import Gatekeeper
 from responder.inbound.profile import Profile
 from responder.inbound.replies import SENDER_OK
-from responder.inbound.sessions import Handler, Recipient, Sessions
+from responder.inbound.roles import Handler, Recipient
+from responder.inbound.sessions import Sessions
 from responder.mail.lifecycle import State
 from tests.support.clock import ManualClock
 from tests.support.dialog import Front, listening

@@ -13,7 +13,7 @@ from responder.config import Config
 from responder.config import Greylist as Settings
 from responder.inbound import replies
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Recipient
+from responder.inbound.roles import Recipient
 from responder.intake import greylist as module
 from responder.intake.greylist import INBOX, NEWCOMERS, TRUSTED, Greylist, stable
 from responder.intake.stage import Intake

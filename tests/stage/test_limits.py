@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from responder.config import Limits
-from responder.inbound.denied import DenyList
-from responder.inbound.listener import SWEEP
+from responder.inbound.limits.denied import DenyList
+from responder.inbound.listening.listener import SWEEP
 from responder.store.base import StoreFullError
 from tests.support.dialog import Front, listening
 

@@ -17,10 +17,10 @@ import trustme
 import uvloop
 
 from responder.config import TLS, Inherited, Listen
-from responder.inbound import sockets
-from responder.inbound.arrival import PATIENCE
-from responder.inbound.listener import SWEEP, Listener, ListenError
-from responder.inbound.notify import Supervisor
+from responder.inbound.listening import sockets
+from responder.inbound.listening.arrival import PATIENCE
+from responder.inbound.listening.listener import SWEEP, Listener, ListenError
+from responder.inbound.listening.notify import Supervisor
 from responder.inbound.tls import Certificate
 from responder.mail.lifecycle import State
 from tests.support.clock import ManualClock
@@ -437,7 +437,7 @@ async def test_proxy_when_its_header_does_not_come_in_time_then_the_connection_e
 async def test_proxy_when_too_many_of_its_connections_say_nothing_then_further_ones_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("responder.inbound.arrival.SPARE", 1)
+    monkeypatch.setattr("responder.inbound.listening.arrival.SPARE", 1)
     async with (
         listening(tmp_path, {"limits": {"connections": 2}}, PROXY) as front,
         connection(front.port) as one,

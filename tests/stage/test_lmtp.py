@@ -14,7 +14,7 @@ import trustme
 from responder.config import TLS
 from responder.inbound import replies
 from responder.inbound.replies import Reply
-from responder.inbound.sessions import Transaction
+from responder.inbound.roles import Transaction
 from responder.inbound.tls import Certificate
 from responder.mail.lifecycle import State
 from responder.store.base import StoreUnavailableError

@@ -30,11 +30,12 @@ from aiosmtpd.testing.statuscodes import SMTP_STATUS_CODES, StatusCode
 from responder.clock import SystemClock
 from responder.config import Limits, Listen
 from responder.inbound import replies
-from responder.inbound.limits import Gatekeeper
+from responder.inbound.limits.gatekeeper import Gatekeeper
+from responder.inbound.login.sasl import Claim, Login, Plain
 from responder.inbound.replies import Reply
-from responder.inbound.sasl import Claim, Login, Plain
+from responder.inbound.roles import Recipient, Transaction
 from responder.inbound.session import Session
-from responder.inbound.sessions import Recipient, Sessions, Transaction
+from responder.inbound.sessions import Sessions
 from responder.mail.envelope import Path
 
 TESTS = FilePath(aiosmtpd.__file__).parent / "tests"

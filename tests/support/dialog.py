@@ -43,9 +43,9 @@ from typing import Any
 from responder.agents.router import Router
 from responder.config import Config, Listen
 from responder.decoy.trap import make_trap
-from responder.inbound.dialect_file import chosen
-from responder.inbound.limits import Gatekeeper
-from responder.inbound.listener import Listener
+from responder.inbound.dialects.files import chosen
+from responder.inbound.limits.gatekeeper import Gatekeeper
+from responder.inbound.listening.listener import Listener
 from responder.inbound.sessions import Sessions
 from responder.intake.greylist import Greylist
 from responder.intake.policy import Policy

@@ -14,10 +14,10 @@ import trustme
 from responder.clock import Clock, SystemClock
 from responder.config import Rate
 from responder.config.reception import TLS
-from responder.inbound.login import Logins
-from responder.inbound.passwords import scram_verifier
+from responder.inbound.login.logins import Logins
+from responder.inbound.login.passwords import scram_verifier
+from responder.inbound.login.users import Users
 from responder.inbound.tls import Certificate
-from responder.inbound.users import Users
 
 NAME = "mx.test.example"
 USERS = {"ann": "secret", "ann@test.example": "geheim", "grüße": "pa\u00dfwort", "bob": "only plain"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-from responder.inbound.proxy import crc32c
+from responder.inbound.listening.proxy import crc32c
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 

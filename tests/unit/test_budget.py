@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from responder.config import Config
-from responder.inbound.budget import FIRST_OCTET, HASTE, HURRY, PATIENCE, PATIENCE_BEFORE, SMALL, Budget, Place
+from responder.inbound.limits.budget import FIRST_OCTET, HASTE, HURRY, PATIENCE, PATIENCE_BEFORE, SMALL, Budget, Place
 
 LIMIT = 80 * SMALL
 SIZE = 8 * SMALL

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from responder.cli.persona import find_table, instructions, take
 from responder.config import Config
 from responder.inbound import replies
-from responder.inbound.dialect import (
+from responder.inbound.dialects.dialect import (
     CATALOGUE,
     COMMANDS,
     EVERYWHERE,
@@ -29,7 +29,7 @@ from responder.inbound.dialect import (
     address_in,
     lines,
 )
-from responder.inbound.dialect_file import (
+from responder.inbound.dialects.files import (
     DialectError,
     DialectFile,
     built_in,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.config import Limits, Rate
-from responder.inbound import limits as module
 from responder.inbound import replies
-from responder.inbound.limits import Gatekeeper, RateCounter, is_in
+from responder.inbound.limits import gatekeeper as module
+from responder.inbound.limits.gatekeeper import Gatekeeper, RateCounter, is_in
 from tests.support.clock import ManualClock
 
 

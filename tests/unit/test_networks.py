@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from responder.config.zones import parse_zone
-from responder.inbound.addresses import Networks, client_key, is_in
-from responder.inbound.blocklists import reversed_name
-from responder.inbound.denied import DenyList
 from responder.inbound.followed import FileError
+from responder.inbound.limits.addresses import Networks, client_key, is_in
+from responder.inbound.limits.blocklists import reversed_name
+from responder.inbound.limits.denied import DenyList
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 NEAR = st.integers(0, 0xFFFF).map(lambda low: IPv4Address(0xC0000000 | low))  # so that some lie in a network

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from responder.inbound.proxy import MAX_BLOCK, MAX_TEXT, Header, ProxyError, client_address, crc32c, parse_header
+from responder.inbound.listening.proxy import (
+    MAX_BLOCK,
+    MAX_TEXT,
+    Header,
+    ProxyError,
+    client_address,
+    crc32c,
+    parse_header,
+)
 from tests.support.proxy_header import LOCAL, SIGNATURE, addresses, binary_header, block, field, text_header
 
 FULL = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"

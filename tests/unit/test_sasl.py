@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.clock import SystemClock
-from responder.inbound import passwords
 from responder.inbound.followed import FileError
-from responder.inbound.passwords import (
+from responder.inbound.login import passwords
+from responder.inbound.login.passwords import (
     Scrypt,
     Verifier,
     hash_password,
@@ -25,8 +25,8 @@ from responder.inbound.passwords import (
     prepare,
     scram_verifier,
 )
-from responder.inbound.sasl import Claim, Login, Mechanism, Plain, SASLError, Scram, decode64
-from responder.inbound.users import Users
+from responder.inbound.login.sasl import Claim, Login, Mechanism, Plain, SASLError, Scram, decode64
+from responder.inbound.login.users import Users
 from tests.support.clock import ManualClock
 from tests.support.logins import USERS, ScramClient, scrypt_line, users_file
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from responder.clock import Clock
 from responder.config.zones import BlocklistZone, odd, parse_zone
 from responder.dns import LookupFailedError, NoData, NotFound, Resolver
-from responder.inbound.addresses import packed_address
+from responder.inbound.limits.addresses import packed_address
 from responder.observe import event
 
 AT_ONCE = 200  # questions that are asked at a time

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from responder.config import Inherited, Listen
-from responder.inbound.arrival import Arrivals
+from responder.inbound.listening.arrival import Arrivals
+from responder.inbound.listening.sockets import ListenError, Socket, SocketFile, bind, close_all, open_sockets, serve
 from responder.inbound.profile import Profile
 from responder.inbound.replies import SHUTTING_DOWN
 from responder.inbound.session import Session
 from responder.inbound.sessions import Sessions
-from responder.inbound.sockets import ListenError, Socket, SocketFile, bind, close_all, open_sockets, serve
 
 __all__ = ["ListenError", "Listener", "Socket", "bind", "own_name"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from responder.inbound.followed import FileError, FollowedFiles, open_to_all, read_file
-from responder.inbound.passwords import (
+from responder.inbound.login.passwords import (
     ITERATIONS,
     LN,
     SALT,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from responder.config.names import Network, parse_network
-from responder.inbound.addresses import Networks, packed_address
 from responder.inbound.followed import FileError, FollowedFiles, read_file
+from responder.inbound.limits.addresses import Networks, packed_address
 
 MAX_FILE = 256 << 20  # octets: some ten million lines, more than any list has
 _KEY = "limits.deny_file"

@@ -11,7 +11,7 @@ from responder.clock import Clock
 from responder.config import Limits, Rate
 from responder.config.names import Network
 from responder.inbound import replies
-from responder.inbound.addresses import Networks, client_key, is_in
+from responder.inbound.limits.addresses import Networks, client_key, is_in
 from responder.inbound.replies import Reply
 
 __all__ = ["Gatekeeper", "Network", "RateCounter", "is_in"]

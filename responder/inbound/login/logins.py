@@ -10,13 +10,13 @@ from responder.aside import aside
 from responder.clock import Clock
 from responder.config import Rate
 from responder.inbound import replies
-from responder.inbound.addresses import client_key
-from responder.inbound.limits import RateCounter
-from responder.inbound.passwords import Verifier, noise
+from responder.inbound.limits.addresses import client_key
+from responder.inbound.limits.gatekeeper import RateCounter
+from responder.inbound.login.passwords import Verifier, noise
+from responder.inbound.login.sasl import Claim, Login, Mechanism, Plain, Scram
+from responder.inbound.login.users import User, Users
 from responder.inbound.replies import Reply
-from responder.inbound.sasl import Claim, Login, Mechanism, Plain, Scram
-from responder.inbound.sessions import Client
-from responder.inbound.users import User, Users
+from responder.inbound.roles import Client
 from responder.observe import event
 
 AT_A_TIME = 2  # hashes that are worked on: each takes some 32 to 64 MiB and a processor

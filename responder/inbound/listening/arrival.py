@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from responder.inbound.addresses import is_in
+from responder.inbound.limits.addresses import is_in
+from responder.inbound.listening.proxy import ProxyError, client_address, parse_header
 from responder.inbound.profile import Profile
-from responder.inbound.proxy import ProxyError, client_address, parse_header
 from responder.inbound.session import Session
 from responder.inbound.sessions import Sessions
 from responder.observe import event

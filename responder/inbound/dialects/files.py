@@ -1,4 +1,4 @@
-"""Dialect files: TOML or JSON -> `Dialect`, or one line that says what is wrong. The built-in ones lie in `dialects/`.
+"""Dialect files: TOML or JSON -> `Dialect`, or one line that says what is wrong. The built-in ones lie beside this file.
 
 A key may go to several replies. Those that can't have its text (`{id}` where nothing is queued) keep their own.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from responder.config import Config
-from responder.inbound.dialect import (
+from responder.inbound.dialects.dialect import (
     CATALOGUE,
     COMMANDS,
     ENHANCED,
@@ -30,7 +30,7 @@ from responder.inbound.dialect import (
 )
 from responder.inbound.followed import open_regular
 
-FOLDER = Path(__file__).parent / "dialects"
+FOLDER = Path(__file__).parent
 MAX_FILE = 1 << 20
 MAX_TEXT_LINES = 30  # a reply of several lines: HELP has a dozen
 MAX_CAPABILITIES = 40

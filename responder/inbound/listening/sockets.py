@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from responder.config import Inherited, Listen
-from responder.inbound.descriptors import ListeningSocket
+from responder.inbound.listening.descriptors import ListeningSocket
 
 BACKLOG = 1024
 LMTP_FORBIDDEN = 25  # RFC 2033 5

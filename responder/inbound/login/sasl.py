@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from responder.inbound.passwords import Verifier, prepare
+from responder.inbound.login.passwords import Verifier, prepare
 
 _FIRST = re.compile(r"(([ny]),(?:a=([^,]+))?,)(n=([^,]+),r=([\x21-\x2b\x2d-\x7e]+)(?:,.+)?)", re.DOTALL)
 _FINAL = re.compile(r"(c=([^,]+),r=([^,]+)(?:,.+)?),p=([^,]+)", re.DOTALL)

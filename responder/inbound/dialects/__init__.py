@@ -1,0 +1,1 @@
+"""The words of replies: dialects, and the files that hold them."""
