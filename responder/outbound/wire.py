@@ -56,7 +56,10 @@ def wishes(envelope: Envelope, offered: Mapping[str, str]) -> list[str]:
 
 
 def canonical(content: bytes) -> bytes:
-    """Lines that end with CRLF only: a lone CR or LF lets a second mail be smuggled in behind a false dot (RFC 5321 2.3.8)."""
+    """Lines that end with CRLF only: a lone CR or LF lets a second mail be smuggled in behind a false dot (RFC 5321 2.3.8).
+    And no NUL: a host that leaves it out would find a dot alone where none was to be stuffed (RFC 5322 4: nobody may send it)."""
+    if b"\0" in content:
+        content = content.replace(b"\0", b"")
     breaks = content.count(b"\r\n")
     if content.count(b"\n") != breaks or content.count(b"\r") != breaks:
         content = _LONE_BREAK.sub(b"\r\n", content)

@@ -152,7 +152,7 @@ def test_slow_trickles_are_closed_by_their_deadlines(tmp_path: Path) -> None:
     "storm", [b"RSET\r\n", b"NOOP\r\n", b"EHLO x\r\n", b"VRFY x\r\n", b"MAIL FROM:<a@b.example>\r\nRSET\r\n"]
 )
 def test_storm_of_commands_that_bring_no_mail_is_closed(tmp_path: Path, storm: bytes) -> None:
-    with running(tmp_path, served()) as server:
+    with running(tmp_path, served(limits={"junk_commands": 100})) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
             said = b""
             with contextlib.suppress(OSError):

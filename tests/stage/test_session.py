@@ -83,13 +83,20 @@ async def test_source_address_that_cannot_be_bound_is_transient(source: str) -> 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b".", b".\r\n", b"..\r\n.\r\n\r\n..", b"a\r\n.\r\nMAIL FROM:<x@y>\r\n", b"no end", b"\x00\xff\x80\r\n"],
+    [b"", b".", b".\r\n", b"..\r\n.\r\n\r\n..", b"a\r\n.\r\nMAIL FROM:<x@y>\r\n", b"no end", b"\xff\x80\r\n"],
 )
 async def test_dots_and_odd_octets_arrive_as_they_were(content: bytes) -> None:
     async with SMTPSink() as sink:
         result = await send(sink, replace(MAIL, content=content))
     assert result.outcome is Outcome.SUCCESS
     assert sink.transactions[0].content == (content if content.endswith(b"\r\n") or not content else content + b"\r\n")
+
+
+async def test_nul_is_left_out_as_a_host_may_do_it_behind_the_stuffing_of_dots() -> None:
+    async with SMTPSink() as sink:
+        await send(sink, replace(MAIL, content=b"a\r\n\0.\r\nMAIL FROM:<x@y>\r\n\0"))
+    (mail,) = sink.transactions
+    assert mail.content == b"a\r\n.\r\nMAIL FROM:<x@y>\r\n"
 
 
 @pytest.mark.parametrize("end", [b"\n.\n", b"\r.\r", b"\n.\r\n", b"\r\n.\n", b"\r.\r\n"])

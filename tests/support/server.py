@@ -71,7 +71,13 @@ def configuration(**changes: Any) -> dict[str, Any]:
         "store": "sqlite:state/responder.db",
         "plugins": [str(ROOT / "plugins")],
         "listen": [{"address": f"127.0.0.1:{free_port()}"}],
-        "limits": {"connection_rate": "off", "unknown_recipients": "off", "connections_per_ip": 1000, "tarpit": "0s"},
+        "limits": {
+            "connection_rate": "off",
+            "junk_commands": 1_000_000,
+            "unknown_recipients": "off",
+            "connections_per_ip": 1000,
+            "tarpit": "0s",
+        },
         "inboxes": {
             "echo": {"agent": "echo"},
             "current-time": {"agent": "current-time"},

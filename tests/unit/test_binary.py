@@ -242,6 +242,8 @@ ENDS = [
 @example(b"\n.\nMAIL FROM:<x@y>")
 @example(b"a\r.\rMAIL FROM:<x@y>")
 @example(b"a\n.\r\nMAIL FROM:<x@y>")
+@example(b"\0.\r\nMAIL FROM:<x@y>")
+@example(b"a\r\0\n.\0\r\nMAIL FROM:<x@y>")
 def test_made_whole_and_sent_on_then_no_host_finds_an_end_in_it(content: bytes) -> None:
     """However carelessly a host downstream looks for the end: what leaves has its dots stuffed, and no CR or LF alone."""
     stored = with_line_ends(b"Subject: x\r\n\r\n" + content + b"\r\n")
