@@ -26,7 +26,8 @@ from responder.mail.status import Outcome
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
 from responder.outbound.base import Envelope, RecipientResult, Transport
-from responder.store.base import NewMail, NewOutbound, OutboundItem, Settlement, Store
+from responder.store.base import NewMail, OutboundItem, Settlement, Store
+from responder.store.notification import notification
 from responder.worker import Lease
 
 EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
@@ -195,18 +196,8 @@ class Delivery:
     ) -> Settlement:
         """A settlement and the notification that tells of it."""
         now = self._clock.now()
-        outbound = NewOutbound(
-            id=identifier,
-            kind="dsn",
-            cause=item.id,
-            inbox=item.inbox,
-            content_id=identifier,
-            reverse_path="",
-            recipient=str(to),
-            domain=to.domain,
-            return_to="",
-            created_at=now,
-            expires_at=now + self.config.delivery.expire,
+        outbound = notification(
+            id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + self.config.delivery.expire
         )
         return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
 

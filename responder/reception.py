@@ -125,14 +125,7 @@ class Reception:
         self.sessions.tell()
         for key, reason in furniture.remarks():
             event("notice", key=key, reason=reason)
-        judged = config.authentication.mode != "off"
-        self.intake.authenticator = (
-            Authenticator(
-                config.hostname, config.authentication, self._resolver, self._clock, questions(self.descriptors)
-            )
-            if judged
-            else None
-        )
+        self.intake.authenticator = self._authenticator(config)
 
     def _authenticator(self, config: Config) -> Authenticator | None:
         table = config.authentication

@@ -18,7 +18,8 @@ from responder.mail.address import Address, AddressError, parse
 from responder.mail.automatic import Verdicts
 from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.lifecycle import Event
-from responder.store.base import InboundItem, NewOutbound, Receipt, Settlement, Window
+from responder.store.base import InboundItem, Receipt, Settlement, Window
+from responder.store.notification import notification
 
 UNTOLD = frozenset(
     {
@@ -66,18 +67,8 @@ def with_receipt(settlement: Settlement, setup: Setup, item: InboundItem, conten
         message_id=f"<auto.{identifier}@{config.hostname}>",
         envid=item.envid,
     )
-    outbound = NewOutbound(
-        id=identifier,
-        kind="dsn",
-        cause=item.id,
-        inbox=item.inbox,
-        content_id=identifier,
-        reverse_path="",
-        recipient=str(to),
-        domain=to.domain,
-        return_to="",
-        created_at=now,
-        expires_at=now + config.delivery.expire,
+    outbound = notification(
+        id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + config.delivery.expire
     )
     return replace(settlement, receipt=Receipt(outbound, message, _windows(setup, item, to)))
 

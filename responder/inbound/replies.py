@@ -81,7 +81,6 @@ UNASKED = Reply(451, "4.7.0", "The author's domain cannot be asked about this ma
 COMMAND_FAILED = Reply(451, "4.3.0", "Cannot do that now, try again later")
 
 READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
-NO_TLS = Reply(454, "4.7.0", "TLS is not available now")
 TLS_ALREADY = Reply(503, "5.5.1", "TLS is on already")
 TLS_FIRST = Reply(530, "5.7.0", "Say STARTTLS first")
 LOGIN_FIRST = Reply(530, "5.7.0", "Authentication required")

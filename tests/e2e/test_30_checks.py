@@ -18,6 +18,7 @@ import pytest
 from tests.support.scanners import ADDED, MARKER, REJECTED, Clamd, Rspamd
 from tests.support.server import ROOT, ServerProcess, configuration, running
 from tests.support.submission import Client, ended, message, queued_as, submit, verb
+from tests.support.waiting import until
 
 SENDER = "ann@client.example"
 ECHO = "echo@test.example"
@@ -121,9 +122,7 @@ def test_reload_when_checks_change_then_the_new_ones_start_before_the_old_ones_s
             assert client.say("EHLO client.example")[0] == 250
             assert client.say("MAIL FROM:<refused@x.example>") == (553, "5.7.8 No from two")
         server.wait_for_log("reloaded")
-        ends = time.monotonic() + 20
-        while len(notes(server)) < 3 and time.monotonic() < ends:
-            time.sleep(0.02)
+        until(lambda: len(notes(server)) >= 3, 20, "the old check was not stopped")
         assert notes(server) == ["start one", "start two", "stop one"]
         # A bad one is refused, and the old one stays.
         (tmp_path / "broken").touch()
