@@ -20,14 +20,11 @@ from responder.answering.stage import Answering
 from responder.aside import aside
 from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
-from responder.delivery import Delivery, places
-from responder.dns import Resolver
+from responder.delivery.stage import Delivery, places
+from responder.departure import Departure
 from responder.inbound.listening.listener import ListenError
 from responder.inbound.listening.notify import Supervisor
 from responder.observe import event, follow
-from responder.outbound.base import Transport
-from responder.outbound.print import PrintTransport
-from responder.outbound.transport import MXTransport, Settings, SmarthostTransport
 from responder.reception import Furniture, Reception, furnish
 from responder.start import StartError, inherited, make_store, prepare
 from responder.store.base import Store, StoreError, StoreUnusableError
@@ -35,18 +32,6 @@ from responder.worker import Lease, Worker
 
 DRAIN = 20.0  # seconds that what is under way gets to end in, at a stop
 RETENTION = 60.0  # seconds between two looks for what may be removed
-
-
-def make_transport(config: Config, own: set[tuple[str, int]], clock: Clock) -> Transport:
-    """The way out that a configuration names."""
-    delivery = config.delivery
-    if delivery.transport == "print":
-        return PrintTransport(config.state_folder / "printed")
-    settings = Settings(hostname=config.hostname, own=own, source_address=delivery.source_address)
-    resolver = Resolver(delivery.nameservers, clock=clock)
-    if delivery.transport == "smarthost":
-        return SmarthostTransport(settings, resolver, clock, smarthost=delivery.smarthost)
-    return MXTransport(settings, resolver, clock, port=delivery.port, allow_private=delivery.allow_private_addresses)
 
 
 class Server:
@@ -73,10 +58,10 @@ class Server:
             config, furnish(config, file), self._setup.router, self._setup.checks, self.store, clock
         )
         self.listener = self.reception.listener
-        self._own: set[tuple[str, int]] = set()
+        self.departure = Departure(config, self.store, clock)
         self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
         self.answering = Answering(self._setup, self.store, self.host, clock)
-        self.delivery = Delivery(config, make_transport(config, self._own, clock), self.store, self.lease, clock)
+        self.delivery = Delivery(config, self.departure.transport, self.store, self.lease, clock)
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises `StartError`."""
@@ -129,7 +114,7 @@ class Server:
             raise StartError(f"{self._file}: listen: {error}") from error
         except StoreError as error:
             raise StartError(f"{self._file}: store: {error}") from error
-        self._own.update(self.listener.addresses)
+        self.departure.own.update(self.listener.addresses)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do it, but break it off at a stop. Whether it was done."""
@@ -158,6 +143,7 @@ class Server:
                 retention = group.create_task(self._retention(), name="retention")
                 group.create_task(answering.run(), name="answering")
                 group.create_task(delivery.run(), name="delivery")
+                beside = group.create_task(self.departure.run(), name="departure")
                 where = ", ".join(str(listen.address) for listen in config.listen)
                 event("ready", listen=where, hostname=config.hostname, inboxes=len(config.inboxes))
                 self._supervisor.ready()
@@ -171,8 +157,8 @@ class Server:
                 await answering.stop(DRAIN)
                 await delivery.stop(DRAIN)
                 await self._tidy()
-                beat.cancel()
-                retention.cancel()
+                for task in (beat, retention, beside):
+                    task.cancel()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends it at once; a SIGHUP must not
                 loop.remove_signal_handler(number)
@@ -213,12 +199,10 @@ class Server:
             kept.insert(0, "listen")
         self.reception.follow(config, furniture, self._setup.router, self._setup.checks)
         self.lease.attempts = config.answering.attempts
-        if config.delivery != old.delivery or config.hostname != old.hostname:
-            transport, self.delivery.transport = (
-                self.delivery.transport,
-                make_transport(config, self._own, self._clock),
-            )
-            self._beside(transport.close())
+        unused = self.departure.follow(config, old)
+        if unused is not None:
+            self.delivery.transport = self.departure.transport
+            self._beside(unused.close())
         self.delivery.config = config
         _remark(self._setup)
         event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)

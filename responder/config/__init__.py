@@ -5,9 +5,10 @@
 """
 
 from responder.config.activation import Inherited, inherit
+from responder.config.departure import Delivery
 from responder.config.errors import ConfigError, Problem
 from responder.config.files import DEFAULT_FILES, find, load, local_file
-from responder.config.model import Answering, Config, Delivery, Inbox, Log, Queue, Reply, schema_keys
+from responder.config.model import Answering, Config, Inbox, Log, Queue, Reply, schema_keys
 from responder.config.names import BOUNCES, is_pattern
 from responder.config.notices import Notice, unsupported
 from responder.config.reception import (

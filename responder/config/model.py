@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, model_validator
 from pydantic.fields import FieldInfo
 
+from responder.config.departure import Delivery
 from responder.config.reception import (
     TLS,
     Auth,
@@ -36,10 +37,6 @@ from responder.config.tables import (
     InboxName,
     Mailbox,
     MaybeRate,
-    Nameserver,
-    Port,
-    Smarthost,
-    SourceAddress,
     Span,
     Spans,
     StoreAddress,
@@ -53,7 +50,7 @@ from responder.config.tables import (
     one_spelling,
     some,
 )
-from responder.config.units import DAY, HOUR, MINUTE, Rate
+from responder.config.units import DAY, MINUTE, Rate
 
 
 class Inbox(Table):
@@ -96,21 +93,6 @@ class Answering(Table):
     )  # octets of one isolated worker process
     attempts: Count = 5
     retry: Spans = (10.0, MINUTE, 5 * MINUTE, 30 * MINUTE)
-
-
-class Delivery(Table):
-    """`[delivery]`: where mail that leaves goes, and how long that is tried."""
-
-    transport: Literal["mx", "smarthost", "print"] = "mx"
-    smarthost: Smarthost = ""
-    port: Port = 25
-    nameservers: tuple[Nameserver, ...] = ()
-    allow_private_addresses: Bool = False
-    source_address: SourceAddress = ""
-    retry: Spans = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 4 * HOUR)
-    expire: Span = 5 * DAY  # RFC 5321 4.5.4.1: at least 4 to 5 days
-    concurrency: Count = 64
-    connections_per_host: Count = 10
 
 
 class Queue(Table):
@@ -216,7 +198,12 @@ def below(annotation: Any, key: str | int) -> Any:
         return below(parts[0], key)
     if is_list(annotation):
         return parts[0]
-    return parts[1] if get_origin(annotation) in (dict, Mapping) else Any
+    return parts[1] if is_map(annotation) else Any
+
+
+def is_map(annotation: Any) -> bool:
+    """Whether a value of this type is a table whose keys the operator chooses."""
+    return get_origin(annotation) in (dict, Mapping)
 
 
 def is_list(annotation: Any) -> bool:
@@ -238,4 +225,4 @@ def schema_keys(table: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
         if inner is None:
             yield f"{prefix}{key}", field
         else:
-            yield from schema_keys(inner, f"{prefix}{key}.NAME." if key in ("inboxes", "checks") else f"{prefix}{key}.")
+            yield from schema_keys(inner, f"{prefix}{key}.NAME." if is_map(field.annotation) else f"{prefix}{key}.")

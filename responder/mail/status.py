@@ -118,6 +118,7 @@ class Trouble(Enum):
     DNS_FAILED = Scope.HOST, "4.4.3", "name server failure"
     NO_ADDRESS = Scope.HOST, "5.4.4", "host has no address"
     BOGUS_ADDRESS = Scope.HOST, "5.4.4", "host has no address on the public Internet"
+    INSECURE = Scope.HOST, "4.7.5", "host has not the TLS that is asked of it"  # RFC 8461 5, RFC 7672 2.2
     LOOP = Scope.DOMAIN, "5.4.6", "mail for this domain loops back to this host"
     NO_DOMAIN = Scope.DOMAIN, "5.1.2", "domain not found"
     NULL_MX = Scope.DOMAIN, "5.1.10", "domain does not accept mail"  # RFC 7505 4.2

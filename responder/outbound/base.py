@@ -24,6 +24,8 @@ class Envelope:
     wish: Wish = NO_WISH  # what the sender asks to be told of each recipient (RFC 3461), for hosts that offer DSN
     ret: str = ""
     envid: str = ""
+    requiretls: bool = False  # no hop without TLS that holds (RFC 8689)
+    domain: str = ""  # whose mail it is: chooses the source address; "" is the reverse-path's domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ class Transport(Protocol):
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """Try to deliver now: one result per recipient, in their order. Raises nothing but `CancelledError`."""
+        ...
+
+    async def provider(self, domain: str) -> str:
+        """Who takes mail for the domain: the registered domain of its best MX host ("google.com"), by which a pace is kept for
+        all the domains that are hosted there. The domain itself where that can't be known; "" where there is one way out.
+        Raises nothing but `CancelledError`; asks name servers."""
         ...
 
     async def close(self) -> None:

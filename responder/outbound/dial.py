@@ -1,12 +1,10 @@
-"""Sockets and TLS for a session: one connection to one IP address, and how long each step may take."""
+"""Sockets for a session: one connection to one IP address, and how long each step may take."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from dataclasses import dataclass
-from functools import cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -42,12 +40,3 @@ async def dial(address: str, port: int, source_address: str, limit: float) -> so
         sock.close()
         raise
     return sock
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """TLS without a check of the certificate (RFC 7435): better than plain text, and there is nobody to tell."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

@@ -17,19 +17,26 @@ from aiosmtplib.protocol import SMTPProtocol
 
 from responder.mail.status import Failure, FailureError, Outcome, RemoteReply, Scope, Trouble, Verb, judge, soften
 from responder.outbound.base import Envelope, RecipientResult
-from responder.outbound.dial import TIMEOUTS, Timeouts, dial, tls_context
+from responder.outbound.dial import TIMEOUTS, Timeouts, dial
+from responder.outbound.tls.contexts import context_for, examine
+from responder.outbound.tls.security import OPPORTUNISTIC, Insecure, InsecureError, Level, Security
 from responder.outbound.wire import blocks, canonical, mailbox, parameters, wishes
+
+NOT_OFFERED = Insecure("starttls-not-supported", "the host offers no TLS")
 
 
 class ClientSession:
     """A connection that has been greeted. Used by one task at a time."""
 
-    def __init__(self, smtp: aiosmtplib.SMTP, host: str, address: str, port: int, timeouts: Timeouts) -> None:
+    def __init__(
+        self, smtp: aiosmtplib.SMTP, host: str, address: str, port: int, timeouts: Timeouts, security: Security
+    ) -> None:
         self.host = host
         self.address = address
         self.port = port
         self.tls = ""  # the protocol's version; "" in plain text
-        self.tls_failure = ""  # why it is plain text although the host offers TLS
+        self.security = security
+        self.insecure: Insecure | None = None  # what it lacks of what was asked, or of what the host offers
         self.messages_sent = 0
         self._smtp = smtp
         self._timeouts = timeouts
@@ -45,25 +52,33 @@ class ClientSession:
         local_hostname: str,
         source_address: str = "",
         timeouts: Timeouts = TIMEOUTS,
+        security: Security = OPPORTUNISTIC,
     ) -> ClientSession:
-        """A session with exactly this IP address; `host` is the name it was found by. Raises `FailureError`."""
+        """A session with exactly this IP address; `host` is the name it was found by. Raises `FailureError`, and `InsecureError`
+        where the host can't give what `security` asks for."""
 
         def new() -> ClientSession:
             smtp = aiosmtplib.SMTP(local_hostname=local_hostname, start_tls=False, timeout=timeouts.command)
-            return cls(smtp, host, address, port, timeouts)
+            return cls(smtp, host, address, port, timeouts, security)
 
         session = new()
         try:
             await session._greet(source_address)
-            if not session._smtp.supports_extension("starttls"):
+            if security.level is Level.OFF:
                 return session
-            why = await session._start_tls()
-            if not why:
+            if session._smtp.supports_extension("starttls"):
+                why = await session._start_tls()
+            else:
+                why = NOT_OFFERED
+            if why is None:
                 return session
-            session.abort()
-            session = new()
-            session.tls_failure = why
-            await session._greet(source_address)
+            if security.level > Level.OPPORTUNISTIC and not security.testing:
+                raise InsecureError(Trouble.INSECURE.failure(why.text), why)
+            if why is not NOT_OFFERED:  # RFC 7435: plain text is better than nothing, once
+                session.abort()
+                session = new()
+                await session._greet(source_address)
+            session.insecure = why
         except BaseException:
             session.abort()
             raise
@@ -128,18 +143,30 @@ class ClientSession:
                 pass
         raise FailureError(failure)
 
-    async def _start_tls(self) -> str:
+    @property
+    def tls_failure(self) -> str:
+        """Why it is plain text although the host offers TLS; "" where it does not."""
+        return "" if self.insecure is None or self.insecure is NOT_OFFERED else self.insecure.text
+
+    async def _start_tls(self) -> Insecure | None:
         """Encrypt, and greet again (RFC 3207 4.2). Returns why that failed; the connection is then of no use."""
         name = None if self.host.startswith("[") else self.host
         try:
-            await self._smtp.starttls(server_hostname=name, tls_context=tls_context(), timeout=self._timeouts.tls)
+            await self._smtp.starttls(
+                server_hostname=name, tls_context=context_for(self.security), timeout=self._timeouts.tls
+            )
             await self._hello()
-            self.tls = self._smtp.get_transport_info("ssl_object").version() or "TLS"
+            connection = self._smtp.get_transport_info("ssl_object")
+            self.tls = connection.version() or "TLS"
         except aiosmtplib.SMTPResponseException as error:
-            return f"STARTTLS refused: {RemoteReply(error.code, error.message).text}"
+            return Insecure(
+                "starttls-not-supported", f"STARTTLS refused: {RemoteReply(error.code, error.message).text}"
+            )
         except Exception as error:  # SSLError comes bare, and a name unfit for SNI is a ValueError
-            return f"TLS failed: {RemoteReply(0, str(error)).text or type(error).__name__}"
-        return ""
+            return Insecure(
+                "validation-failure", f"TLS failed: {RemoteReply(0, str(error)).text or type(error).__name__}"
+            )
+        return examine(connection, self.security, self.host)
 
     async def _transact(self, envelope: Envelope) -> list[Failure | RemoteReply]:
         """How each recipient ended."""

@@ -226,6 +226,10 @@ class MXTransport(_HostTransport):
         self._allow_private = allow_private
         self._own_names = frozenset({settings.hostname.lower()})
 
+    async def provider(self, domain: str) -> str:
+        """The registered domain of the best host."""
+        return domain
+
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """One result per recipient, in their order; domain after domain."""
         if envelope.route:
@@ -262,6 +266,10 @@ class SmarthostTransport(_HostTransport):
         super().__init__(settings, resolver, clock, pool)
         split_endpoint(smarthost)
         self._smarthost = smarthost
+
+    async def provider(self, domain: str) -> str:
+        """There is one way out."""
+        return ""
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """One result per recipient, in their order."""

@@ -12,7 +12,7 @@ from responder.agents.load import load
 from responder.answering.setup import equip, set_up
 from responder.answering.stage import Answering
 from responder.config import Config
-from responder.delivery import Delivery
+from responder.delivery.stage import Delivery
 from responder.mail.lifecycle import State
 from responder.mail.status import Outcome
 from responder.outbound.base import Envelope, RecipientResult
@@ -136,6 +136,9 @@ class ScriptedTransport:
         if not isinstance(result, RecipientResult):
             result = await result
         return [result]
+
+    async def provider(self, domain: str) -> str:
+        return domain
 
     async def close(self) -> None:
         pass

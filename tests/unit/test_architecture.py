@@ -26,6 +26,7 @@ NEIGHBOURS = {
     ("cli", "start"): "verbs begin with it",
     ("app", "start"): "so does the server",
     ("app", "reception"): "it serves what that puts together",
+    ("app", "departure"): "and sends by that",
     ("cli", "reception"): "check examines it",
     ("reception", "start"): "it can't start",
     ("delivery", "worker"): "stages know the lease that they run under",

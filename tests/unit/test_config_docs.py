@@ -43,6 +43,9 @@ NAMED = {
 NEEDED: dict[str, dict[str, Any]] = {"checks": {"x": {}}, "tls": {"certificate": "c", "key": "k"}}
 """What stands in a table before its other keys can."""
 
+MAPS = {"inboxes": "x", "checks": "x"}
+"""Tables whose keys the operator chooses, and a key that each takes."""
+
 PLAIN = {bool: "boolean", int: "integer", float: "duration", str: "string", Path: "path", Rate: "rate"}
 
 
@@ -68,7 +71,7 @@ def kind_of(annotation: Any) -> str:
 def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Keys and values of a file as `schema_keys` spells them."""
     for key, value in table.items():
-        if key in ("inboxes", "checks"):
+        if key in MAPS:
             for one in value.values():
                 yield from flatten(one, f"{key}.NAME.")
         elif isinstance(value, dict) and f"{prefix}{key}" not in KEYS:
@@ -85,8 +88,9 @@ def with_key(key: str, value: Any) -> Config:
     table: dict[str, Any] = {"inboxes": {"x": {"agent": "x"}}}
     if key.startswith("inboxes.NAME."):
         table["inboxes"]["x"][key.removeprefix("inboxes.NAME.")] = value
-    elif key.startswith("checks.NAME."):
-        table["checks"] = {"x": {key.removeprefix("checks.NAME."): value}}
+    elif ".NAME." in key:
+        top, _, rest = key.partition(".NAME.")
+        table[top] = {MAPS[top]: {**NEEDED.get(top, {}).get(MAPS[top], {}), rest: value}}
     elif key.startswith("listen."):
         table["listen"] = [{key.removeprefix("listen."): value}]
     else:

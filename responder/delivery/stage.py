@@ -10,27 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import replace
 
 from responder.clock import Clock
-from responder.config import BOUNCES, Config
+from responder.config import Config
 from responder.config import Delivery as DeliveryTable
-from responder.inbound.limits.gatekeeper import RateCounter
-from responder.mail.address import Address, AddressError, parse
+from responder.delivery.telling import Telling, describe
+from responder.mail.address import AddressError, parse
 from responder.mail.backoff import next_attempt
-from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.envelope import Wish
 from responder.mail.headers import Headers, split_section
 from responder.mail.lifecycle import Event, State
 from responder.mail.status import Outcome
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
-from responder.outbound.base import Envelope, RecipientResult, Transport
-from responder.store.base import NewMail, OutboundItem, Settlement, Store
-from responder.store.notification import notification
+from responder.outbound.base import Envelope, Transport
+from responder.store.base import OutboundItem, Settlement, Store
 from responder.worker import Lease
-
-EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
 
 
 class Delivery:
@@ -39,15 +34,23 @@ class Delivery:
     name = "delivery"
 
     def __init__(self, config: Config, transport: Transport, store: Store, lease: Lease, clock: Clock) -> None:
-        self.config = config
+        self._config = config
         self.transport = transport
         self._store = store
         self._lease = lease
         self._clock = clock
         self._sending: Counter[str] = Counter()  # claimed, by domain
         self._rooms: dict[str, asyncio.Semaphore] = {}  # connections that are free, by destination
-        self._rate = config.reply.per_sender
-        self._told = RateCounter(self._rate, clock)  # notifications, by whom they go to
+        self._telling = Telling(config, clock)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in use."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        self._config = self._telling.config = config
 
     async def claim(self, token: str, limit: int) -> tuple[list[OutboundItem], float | None]:
         items, due = await self._store.claim_outbound(token, limit, self._sending, per_domain(self.config.delivery))
@@ -81,11 +84,11 @@ class Delivery:
             # RFC 3461 5.2.1, 5.2.2: a host that tells of it tells the reverse-path, which is the sender only of what was handed
             # over; of a forward's success nobody else would.
             if item.wish.success and not (result.tells and item.kind == "proxy"):
-                return self._relayed(item, result, content)
+                return self._telling.relayed(item, result, content)
             return Settlement(Event.DELIVER, describe(result))
         if result.outcome is Outcome.TRANSIENT and self._clock.now() < item.expires_at:
             return self._later(item, describe(result))
-        return self._give_up(item, result, content)
+        return self._telling.give_up(item, result, content)
 
     def broken(self, item: OutboundItem, error: Exception) -> Settlement:
         """Our own mistake: tried again by schedule, until the message expires."""
@@ -137,81 +140,6 @@ class Delivery:
         due = min(self._clock.now() + pause, max(item.expires_at, self._clock.now() + 1))
         return Settlement(Event.DEFER, reason, due_at=due)
 
-    def _give_up(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
-        """A final failure: a DSN to who sent the mail, where somebody did."""
-        expired = result.outcome is Outcome.TRANSIENT
-        reason = describe(result) + (f"; given up after {item.claim.attempts} attempts" if expired else "")
-        try:
-            to = parse(item.return_to)
-        except AddressError:  # "" too: a null reverse-path never earns a DSN
-            return Settlement(Event.FAIL, reason)
-        if not item.wish.failure:  # RFC 3461 4.1
-            return Settlement(Event.FAIL, f"{reason}; its sender asked not to be told")
-        if item.kind != "list" and not self._may_tell(to):
-            return Settlement(Event.FAIL, f"{reason}; not told to its sender: {self._rate} notifications reached")
-        now = self._clock.now()
-        identifier = self._clock.new_id()
-        message_id = f"<auto.{identifier}@{self.config.hostname}>"
-        failed = _reported(item, result, now)
-        if expired:
-            failed = replace(failed, status=EXPIRED)
-        message = self._compose(item, to, failed, content, message_id)
-        if item.kind == "list":
-            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
-        return self._with(Settlement(Event.BOUNCE, reason), item, to, identifier, message)
-
-    def _relayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
-        """It has left, and its sender wants to know (RFC 3461 5.2.2). The notification is stored with the step that it tells
-        of, so whatever dies there is one for each, or, as the mail itself, one more."""
-        settlement = Settlement(Event.DELIVER, describe(result))
-        try:
-            to = parse(item.return_to)
-        except AddressError:
-            return settlement
-        if not self._may_tell(to):
-            return replace(settlement, reason=f"{settlement.reason}; not told to its sender: {self._rate} reached")
-        identifier = self._clock.new_id()
-        relayed = replace(_reported(item, result, self._clock.now()), action="relayed")
-        message = self._compose(item, to, relayed, content, f"<auto.{identifier}@{self.config.hostname}>")
-        return self._with(settlement, item, to, identifier, message)
-
-    def _compose(
-        self, item: OutboundItem, to: Address, recipient: ReportedRecipient, content: bytes, message_id: str
-    ) -> bytes:
-        return compose_dsn(
-            reporting_mta=self.config.hostname,
-            postmaster=Address("postmaster", self.config.domains[0]),
-            to=to,
-            recipients=[recipient],
-            original=content,
-            arrival=item.created_at,
-            now=self._clock.now(),
-            message_id=message_id,
-            envid=item.envid,
-            ret=item.ret,
-        )
-
-    def _with(
-        self, settlement: Settlement, item: OutboundItem, to: Address, identifier: str, message: bytes
-    ) -> Settlement:
-        """A settlement and the notification that tells of it."""
-        now = self._clock.now()
-        outbound = notification(
-            id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + self.config.delivery.expire
-        )
-        return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
-
-    def _may_tell(self, to: Address) -> bool:
-        """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
-        to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it."""
-        if self._rate != self.config.reply.per_sender:  # a reload
-            self._rate = self.config.reply.per_sender
-            self._told = RateCounter(self._rate, self._clock)
-        if self._told.full(to.person):
-            return False
-        self._told.add(to.person)
-        return True
-
 
 def passed_on(item: OutboundItem) -> Wish:
     """What the next host is asked to tell. Where the reverse-path is ours, a success would be told to nobody: we tell it."""
@@ -220,32 +148,6 @@ def passed_on(item: OutboundItem) -> Wish:
         return wish
     rest = [event for event in wish.notify.split(",") if event != "SUCCESS"]
     return Wish(",".join(rest) or "NEVER", wish.orcpt)
-
-
-def _reported(item: OutboundItem, result: RecipientResult, now: float) -> ReportedRecipient:
-    return ReportedRecipient(
-        address=parse(item.recipient),
-        status=result.enhanced,
-        diagnostic=f"{result.code} {result.text}" if result.code else result.text,
-        remote_mta=result.host if result.code else "",
-        last_attempt=now,
-        orcpt=item.wish.orcpt,
-    )
-
-
-def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:
-    """The DSN as a mail that has come to us: to ourselves it needs no SMTP, no trace field, and no luck with our own MX."""
-    return NewMail(
-        id=identifier,
-        received_at=now,
-        reverse_path="",  # RFC 5321 6.1
-        peer="",
-        helo="",
-        message_id=message_id,
-        content=message,
-        recipients=((item.return_to, BOUNCES),),
-        note=f"from ourselves: {item.id} was given up",
-    )
 
 
 def per_domain(table: DeliveryTable) -> int:
@@ -275,19 +177,3 @@ def needs_utf8(item: OutboundItem, content: bytes) -> bool:
     if content.isascii() or split_section(content).isascii():
         return False
     return " with UTF8SMTP" in Headers.parse(content).get("Received")
-
-
-def describe(result: RecipientResult) -> str:
-    """What history tells of an attempt: the reply, and who gave it."""
-    said = f"{result.code} {result.text}" if result.code else f"{result.enhanced} {result.text}"
-    place = " ".join(
-        part
-        for part in (result.host, f"[{result.address}]" if result.address else "", result.tls)
-        if part and part != f"[{result.host}]"
-    )
-    notes = [place] if place else []
-    if result.tls_failure:
-        notes.append(f"no TLS: {result.tls_failure}")
-    if result.after_dot:
-        notes.append("it may have arrived")
-    return f"{said} ({'; '.join(notes)})" if notes else said

@@ -1,0 +1,1 @@
+"""The third stage: what leaves, whom it may be sent to at what pace, and who is told what became of it."""

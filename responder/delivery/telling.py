@@ -1,0 +1,149 @@
+"""Who is told what became of a message: notifications (RFC 3464), stored with the step that they tell of.
+
+Who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). The DSN for one copy of a list's mail
+comes to ourselves: it is stored as a mail that has arrived at the copy's bounce address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from responder.clock import Clock
+from responder.config import BOUNCES, Config
+from responder.inbound.limits.gatekeeper import RateCounter
+from responder.mail.address import Address, AddressError, parse
+from responder.mail.dsn import ReportedRecipient, compose_dsn
+from responder.mail.lifecycle import Event
+from responder.mail.status import Outcome
+from responder.outbound.base import RecipientResult
+from responder.store.base import NewMail, OutboundItem, Settlement
+from responder.store.notification import notification
+
+EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
+
+
+class Telling:
+    """The notifications of one process. `config` follows a reload."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config = config
+        self._clock = clock
+        self._rate = config.reply.per_sender
+        self._told = RateCounter(self._rate, clock)  # by whom they go to
+
+    def give_up(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """A final failure: a DSN to who sent the mail, where somebody did."""
+        expired = result.outcome is Outcome.TRANSIENT
+        reason = describe(result) + (f"; given up after {item.claim.attempts} attempts" if expired else "")
+        try:
+            to = parse(item.return_to)
+        except AddressError:  # "" too: a null reverse-path never earns a DSN
+            return Settlement(Event.FAIL, reason)
+        if not item.wish.failure:  # RFC 3461 4.1
+            return Settlement(Event.FAIL, f"{reason}; its sender asked not to be told")
+        if item.kind != "list" and not self._may_tell(to):
+            return Settlement(Event.FAIL, f"{reason}; not told to its sender: {self._rate} notifications reached")
+        now = self._clock.now()
+        identifier = self._clock.new_id()
+        message_id = f"<auto.{identifier}@{self.config.hostname}>"
+        failed = _reported(item, result, now)
+        if expired:
+            failed = replace(failed, status=EXPIRED)
+        message = self._compose(item, to, failed, content, message_id)
+        if item.kind == "list":
+            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
+        return self._with(Settlement(Event.BOUNCE, reason), item, to, identifier, message)
+
+    def relayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """It has left, and its sender wants to know (RFC 3461 5.2.2). The notification is stored with the step that it tells
+        of, so whatever dies there is one for each, or, as the mail itself, one more."""
+        settlement = Settlement(Event.DELIVER, describe(result))
+        try:
+            to = parse(item.return_to)
+        except AddressError:
+            return settlement
+        if not self._may_tell(to):
+            return replace(settlement, reason=f"{settlement.reason}; not told to its sender: {self._rate} reached")
+        identifier = self._clock.new_id()
+        relayed = replace(_reported(item, result, self._clock.now()), action="relayed")
+        message = self._compose(item, to, relayed, content, f"<auto.{identifier}@{self.config.hostname}>")
+        return self._with(settlement, item, to, identifier, message)
+
+    def _compose(
+        self, item: OutboundItem, to: Address, recipient: ReportedRecipient, content: bytes, message_id: str
+    ) -> bytes:
+        return compose_dsn(
+            reporting_mta=self.config.hostname,
+            postmaster=Address("postmaster", self.config.domains[0]),
+            to=to,
+            recipients=[recipient],
+            original=content,
+            arrival=item.created_at,
+            now=self._clock.now(),
+            message_id=message_id,
+            envid=item.envid,
+            ret=item.ret,
+        )
+
+    def _with(
+        self, settlement: Settlement, item: OutboundItem, to: Address, identifier: str, message: bytes
+    ) -> Settlement:
+        """A settlement and the notification that tells of it."""
+        now = self._clock.now()
+        outbound = notification(
+            id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + self.config.delivery.expire
+        )
+        return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
+
+    def _may_tell(self, to: Address) -> bool:
+        """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
+        to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it."""
+        if self._rate != self.config.reply.per_sender:  # a reload
+            self._rate = self.config.reply.per_sender
+            self._told = RateCounter(self._rate, self._clock)
+        if self._told.full(to.person):
+            return False
+        self._told.add(to.person)
+        return True
+
+
+def _reported(item: OutboundItem, result: RecipientResult, now: float) -> ReportedRecipient:
+    return ReportedRecipient(
+        address=parse(item.recipient),
+        status=result.enhanced,
+        diagnostic=f"{result.code} {result.text}" if result.code else result.text,
+        remote_mta=result.host if result.code else "",
+        last_attempt=now,
+        orcpt=item.wish.orcpt,
+    )
+
+
+def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:
+    """The DSN as a mail that has come to us: to ourselves it needs no SMTP, no trace field, and no luck with our own MX."""
+    return NewMail(
+        id=identifier,
+        received_at=now,
+        reverse_path="",  # RFC 5321 6.1
+        peer="",
+        helo="",
+        message_id=message_id,
+        content=message,
+        recipients=((item.return_to, BOUNCES),),
+        note=f"from ourselves: {item.id} was given up",
+    )
+
+
+def describe(result: RecipientResult) -> str:
+    """What history tells of an attempt: the reply, and who gave it."""
+    said = f"{result.code} {result.text}" if result.code else f"{result.enhanced} {result.text}"
+    place = " ".join(
+        part
+        for part in (result.host, f"[{result.address}]" if result.address else "", result.tls)
+        if part and part != f"[{result.host}]"
+    )
+    notes = [place] if place else []
+    if result.tls_failure:
+        notes.append(f"no TLS: {result.tls_failure}")
+    if result.after_dot:
+        notes.append("it may have arrived")
+    return f"{said} ({'; '.join(notes)})" if notes else said
