@@ -9,7 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from responder.clock import Clock
 from responder.observe import event
-from responder.store.base import Settlement, Store, StoreError
+from responder.store.base import Store, StoreError
+from responder.store.records import Settlement
 
 POLL = 1.0  # seconds between two looks for work that another process left without waking us
 ENDED = 8  # tasks that end before their places are offered again, if others go on meanwhile

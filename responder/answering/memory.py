@@ -12,7 +12,8 @@ from types import TracebackType
 
 from responder.agents.context import JSON
 from responder.clock import Clock
-from responder.store.base import Memory, Store, Value
+from responder.store.base import Store
+from responder.store.records import Memory, Value
 
 MAX_KEY = 512  # characters
 MAX_VALUE = 1 << 20  # characters of JSON

@@ -21,7 +21,7 @@ from responder.mail.distribute import compose_distribution, member_head
 from responder.mail.forward import compose_forward
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event
-from responder.store.base import InboundItem, NewOutbound, Settlement
+from responder.store.records import InboundItem, NewOutbound, Settlement
 
 
 class Outgoing:

@@ -18,8 +18,8 @@ from responder.mail.address import Address, AddressError, parse
 from responder.mail.automatic import Verdicts
 from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.lifecycle import Event
-from responder.store.base import InboundItem, Receipt, Settlement, Window
 from responder.store.notification import notification
+from responder.store.records import InboundItem, Receipt, Settlement, Window
 
 UNTOLD = frozenset(
     {

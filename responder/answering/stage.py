@@ -28,7 +28,8 @@ from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event, State
 from responder.mail.report import bounce_of
 from responder.observe import event
-from responder.store.base import InboundItem, Settlement, Store
+from responder.store.base import Store
+from responder.store.records import InboundItem, Settlement
 
 LARGE = 500  # members of a list: from there on their copies are made in a thread (10,000 take 0.4 s)
 SUSPICIOUS = 2  # workers that died with a mail: from then on its agent is run in a process of its own

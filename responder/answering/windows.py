@@ -19,7 +19,8 @@ from responder.mail.address import Address, AddressError, split_tag
 from responder.mail.headers import Headers
 from responder.mail.thread import conversation_key
 from responder.observe import event
-from responder.store.base import InboundItem, Store, Window
+from responder.store.base import Store
+from responder.store.records import InboundItem, Window
 
 DAY = 86400.0
 REMEMBERED = 10_000  # full windows that are known without asking the store

@@ -11,7 +11,8 @@ from responder.cli.output import bold, harmless, print_json, print_table, when
 from responder.mail.lifecycle import Event, IllegalTransitionError, State
 from responder.outbound.base import Envelope
 from responder.outbound.print import render
-from responder.store.base import Account, ItemView, Store
+from responder.store.base import Store
+from responder.store.records import Account, ItemView
 
 ACTIONS = {
     "retry": (Event.RETRY, "run again now, attempts counted anew"),

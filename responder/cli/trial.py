@@ -25,7 +25,8 @@ from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event
 from responder.mail.thread import message_id
 from responder.start import StartError, prepare
-from responder.store.base import Claim, InboundItem, Memory, Settlement, Store, Window
+from responder.store.base import Store
+from responder.store.records import Claim, InboundItem, Memory, Settlement, Window
 
 PATIENCE = 5.0  # seconds that an agent gets to stop in
 

@@ -24,7 +24,8 @@ from responder.mail.status import Outcome
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
 from responder.outbound.base import Envelope, Transport
-from responder.store.base import OutboundItem, Settlement, Store
+from responder.store.base import Store
+from responder.store.records import OutboundItem, Settlement
 from responder.worker import Lease
 
 

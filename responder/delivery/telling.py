@@ -16,8 +16,8 @@ from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.lifecycle import Event
 from responder.mail.status import Outcome
 from responder.outbound.base import RecipientResult
-from responder.store.base import NewMail, OutboundItem, Settlement
 from responder.store.notification import notification
+from responder.store.records import NewMail, OutboundItem, Settlement
 
 EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
 

@@ -25,7 +25,8 @@ from responder.config import Rate
 from responder.inbound.limits.addresses import packed_address
 from responder.inbound.limits.gatekeeper import RateCounter
 from responder.observe import event
-from responder.store.base import Memory, Store, StoreError, Value
+from responder.store.base import Store, StoreError
+from responder.store.records import Memory, Value
 
 INBOX = ".greylist"  # no inbox has such a name: a local part does not begin with a dot (RFC 5321 4.1.2)
 TRUSTED = 5  # triples that a network has passed before it is trusted

@@ -27,7 +27,8 @@ from responder.mail.headers import Headers
 from responder.mail.thread import base_subject, message_id
 from responder.mail.trace import received
 from responder.observe import event
-from responder.store.base import NewMail, Store, StoreFullError, StoreUnavailableError
+from responder.store.base import Store, StoreFullError, StoreUnavailableError
+from responder.store.records import NewMail
 
 
 class Intake:

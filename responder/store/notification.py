@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from responder.mail.address import Address
-from responder.store.base import NewOutbound
+from responder.store.records import NewOutbound
 
 
 def notification(*, id: str, cause: str, inbox: str, to: Address, now: float, expires_at: float) -> NewOutbound:  # noqa: A002

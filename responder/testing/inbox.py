@@ -25,7 +25,7 @@ from responder.mail import address as addresses
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import State
 from responder.mail.thread import message_id as id_of
-from responder.store.base import InboundItem, NewMail, Settlement
+from responder.store.records import InboundItem, NewMail, Settlement
 from responder.store.sqlite import SQLiteStore
 from responder.testing.background import PATIENCE, Loop
 from responder.testing.clock import StandingClock

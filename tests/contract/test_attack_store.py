@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from responder.clock import SystemClock
-from responder.store.base import NewMail, StoreUnavailableError
+from responder.store.base import StoreUnavailableError
+from responder.store.records import NewMail
 from responder.store.sqlite import SQLiteStore
 
 

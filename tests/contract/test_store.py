@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from responder.mail.lifecycle import Event, IllegalTransitionError, State
-from responder.store.base import Claim, Settlement, Store, StoreError
+from responder.store.base import Store, StoreError
+from responder.store.records import Claim, Settlement
 from tests.support.clock import ManualClock
 from tests.support.stores import (
     LEASE,

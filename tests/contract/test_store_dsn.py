@@ -9,7 +9,8 @@ import pytest
 
 from responder.mail.envelope import NO_WISH, Wish
 from responder.mail.lifecycle import Event, State
-from responder.store.base import InboundItem, Memory, Receipt, Settlement, Store, Value, Window
+from responder.store.base import Store
+from responder.store.records import InboundItem, Memory, Receipt, Settlement, Value, Window
 from tests.support.clock import ManualClock
 from tests.support.stores import accept, answer, claim, claim_out, new_mail, outbound, state_of
 

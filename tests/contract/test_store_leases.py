@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from responder.mail.lifecycle import Event, State
-from responder.store.base import Claim, Settlement, Store
+from responder.store.base import Store
+from responder.store.records import Claim, Settlement
 from tests.support.clock import ManualClock
 from tests.support.stores import (
     LEASE,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from responder.mail.lifecycle import Event, State
-from responder.store.base import InboundItem, Memory, Settlement, Store, Value, Window
+from responder.store.base import Store
+from responder.store.records import InboundItem, Memory, Settlement, Value, Window
 from responder.store.sqlite import work
 from tests.support.clock import ManualClock
 from tests.support.stores import Backend, accept, answer, attempts_of, claim, claim_out, history, new_mail

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from responder.mail.lifecycle import TRANSITIONS, Event, IllegalTransitionError, State, final_states
-from responder.store.base import InboundItem, OutboundItem, Settlement, Store
+from responder.store.base import Store
+from responder.store.records import InboundItem, OutboundItem, Settlement
 from tests.support.stores import BACKENDS, LEASE, accept, answer, backend_of
 
 T = TypeVar("T")

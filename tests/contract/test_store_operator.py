@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from responder.mail.lifecycle import TRANSITIONS, Event, IllegalTransitionError, State
-from responder.store.base import Settlement, Store, Window
+from responder.store.base import Store
+from responder.store.records import Settlement, Window
 from tests.support.clock import ManualClock
 from tests.support.stores import (
     DAY,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from responder.mail.lifecycle import Event, State
-from responder.store.base import InboundItem, Settlement, Store, Window
+from responder.store.base import Store
+from responder.store.records import InboundItem, Settlement, Window
 from tests.support.clock import ManualClock
 from tests.support.stores import Backend, accept, answer, claim, claim_out, history, state_of
 

@@ -22,7 +22,7 @@ from responder.answering.setup import set_up
 from responder.config import Config
 from responder.mail.address import Address
 from responder.mail.lifecycle import State
-from responder.store.base import NewMail
+from responder.store.records import NewMail
 from tests.support.clock import START, ManualClock
 from tests.support.memory import equipped
 from tests.support.server import ROOT

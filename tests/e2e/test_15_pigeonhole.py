@@ -24,7 +24,7 @@ import pytest
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import State
 from responder.mail.thread import message_id
-from responder.store.base import NewMail
+from responder.store.records import NewMail
 from tests.support.server import ROOT
 from tests.support.sieve import Pigeonhole, Verdict
 from tests.support.stages import Desk, configured, desk

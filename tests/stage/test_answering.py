@@ -11,7 +11,7 @@ import pytest
 
 from responder.agents import attempts, results
 from responder.mail.lifecycle import State
-from responder.store.base import OutboundItem
+from responder.store.records import OutboundItem
 from tests.support.stages import configured, desk
 from tests.support.stores import history
 

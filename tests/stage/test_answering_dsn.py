@@ -14,7 +14,7 @@ import pytest
 from responder.mail.automatic import Verdicts
 from responder.mail.envelope import Wish
 from responder.mail.lifecycle import Event, State
-from responder.store.base import Memory, NewMail, OutboundItem, Value
+from responder.store.records import Memory, NewMail, OutboundItem, Value
 from tests.support.stages import Desk, configured, desk
 
 SUCCESS = Wish("SUCCESS", "rfc822;Bob+2BTag@example.net")

@@ -10,7 +10,7 @@ import pytest
 
 from responder.mail.address import parse
 from responder.mail.lifecycle import State
-from responder.store.base import NewMail
+from responder.store.records import NewMail
 from tests.support.server import ROOT
 from tests.support.stages import PLUGINS, QUIET, Desk, configured, desk
 from tests.support.stores import claim_out

@@ -12,7 +12,7 @@ import pytest
 
 from responder.answering.memory import InboxState
 from responder.mail.lifecycle import State
-from responder.store.base import OutboundItem
+from responder.store.records import OutboundItem
 from tests.support.clock import ManualClock
 from tests.support.stages import Desk, configured, desk
 

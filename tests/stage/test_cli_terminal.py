@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from responder.mail.lifecycle import Event
-from responder.store.base import NewMail, Settlement
+from responder.store.records import NewMail, Settlement
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 from tests.support.operator import Operator

@@ -13,7 +13,7 @@ import pytest
 from responder.mail.lifecycle import Event, State
 from responder.mail.status import Outcome
 from responder.outbound.base import Envelope, RecipientResult
-from responder.store.base import NewOutbound, Settlement
+from responder.store.records import NewOutbound, Settlement
 from tests.support.stages import DELIVERED, LATER, NEVER, Post, configured, post, result
 from tests.support.stores import accept, claim, history, outbound
 

@@ -16,7 +16,7 @@ from responder.mail.lifecycle import Event, State
 from responder.outbound.base import Envelope
 from responder.outbound.dial import Timeouts
 from responder.outbound.session import ClientSession
-from responder.store.base import Settlement
+from responder.store.records import Settlement
 from tests.support.smtp_sink import EXTENSIONS, SMTPSink
 from tests.support.stages import DELIVERED, LATER, NEVER, Post, configured, post
 from tests.support.stores import accept, claim, outbound

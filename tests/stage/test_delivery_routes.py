@@ -11,7 +11,7 @@ import pytest
 from responder.mail.lifecycle import Event, State
 from responder.mail.report import bounce_of
 from responder.outbound.base import RecipientResult
-from responder.store.base import NewOutbound, Settlement
+from responder.store.records import NewOutbound, Settlement
 from tests.support.stages import DELIVERED, LATER, NEVER, Post, configured, post
 from tests.support.stores import accept, claim, outbound
 

@@ -17,7 +17,8 @@ from responder.inbound.roles import Recipient
 from responder.intake import greylist as module
 from responder.intake.greylist import INBOX, NEWCOMERS, TRUSTED, Greylist, stable
 from responder.intake.stage import Intake
-from responder.store.base import Memory, StoreUnavailableError
+from responder.store.base import StoreUnavailableError
+from responder.store.records import Memory
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 from tests.support.dialog import listening

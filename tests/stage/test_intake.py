@@ -15,7 +15,8 @@ import pytest
 from responder.inbound.replies import Reply
 from responder.inbound.session import Session
 from responder.mail.lifecycle import State
-from responder.store.base import NewMail, StoreFullError, StoreUnavailableError
+from responder.store.base import StoreFullError, StoreUnavailableError
+from responder.store.records import NewMail
 from responder.store.sqlite import SQLiteStore
 from tests.support.dialog import Front, listening
 

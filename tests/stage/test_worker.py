@@ -10,7 +10,8 @@ import pytest
 
 from responder import worker as module
 from responder.mail.lifecycle import Event, State
-from responder.store.base import InboundItem, Settlement, StoreUnavailableError
+from responder.store.base import StoreUnavailableError
+from responder.store.records import InboundItem, Settlement
 from responder.store.sqlite import SQLiteStore
 from tests.support.stores import accept, answer, attempts_of, claim_out, history, state_of
 from tests.support.workers import PATIENCE, Rig, ScriptedStage, silence, until, working

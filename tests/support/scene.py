@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from responder.mail.lifecycle import Event
-from responder.store.base import NewMail, NewOutbound, Settlement
+from responder.store.records import NewMail, NewOutbound, Settlement
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 from tests.support.operator import Operator

@@ -16,7 +16,7 @@ from responder.delivery.stage import Delivery
 from responder.mail.lifecycle import State
 from responder.mail.status import Outcome
 from responder.outbound.base import Envelope, RecipientResult
-from responder.store.base import NewMail, OutboundItem
+from responder.store.records import NewMail, OutboundItem
 from responder.store.sqlite import SQLiteStore
 from responder.worker import Lease
 from tests.support.clock import ManualClock

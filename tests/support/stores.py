@@ -10,7 +10,8 @@ from typing import Protocol
 
 from responder.clock import Clock
 from responder.mail.lifecycle import Event, State
-from responder.store.base import InboundItem, NewMail, NewOutbound, OutboundItem, Settlement, Store, Window
+from responder.store.base import Store
+from responder.store.records import InboundItem, NewMail, NewOutbound, OutboundItem, Settlement, Window
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 

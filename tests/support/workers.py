@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from responder.mail.lifecycle import Event
-from responder.store.base import InboundItem, Settlement, StoreUnavailableError
+from responder.store.base import StoreUnavailableError
+from responder.store.records import InboundItem, Settlement
 from responder.store.sqlite import SQLiteStore
 from responder.worker import Lease, Worker
 from tests.support.clock import ManualClock

@@ -46,7 +46,7 @@ from responder.mail.compose import ALLOWED_EXTRA_HEADERS
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import TRANSITIONS, states
 from responder.observe import event, follow
-from responder.store.base import Claim, InboundItem
+from responder.store.records import Claim, InboundItem
 from responder.store.sqlite.work import CHANGED
 from responder.testing import Inbox, Outcome
 from tests.support.http_server import HTTPServer, Route, Said, said_json

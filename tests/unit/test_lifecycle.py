@@ -19,7 +19,7 @@ from responder.mail.lifecycle import (
     states,
     step,
 )
-from responder.store.base import Claim, InboundItem, OutboundItem, Settlement
+from responder.store.records import Claim, InboundItem, OutboundItem, Settlement
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 from tests.support.server import ROOT

@@ -16,18 +16,8 @@ from typing import TypeVar
 from responder.aside import aside
 from responder.clock import Clock
 from responder.mail.lifecycle import Event, State
-from responder.store.base import (
-    Account,
-    InboundItem,
-    ItemView,
-    Memory,
-    NewMail,
-    OutboundItem,
-    Settlement,
-    StoreUnavailableError,
-    StoreUnusableError,
-    Window,
-)
+from responder.store.base import StoreUnavailableError, StoreUnusableError
+from responder.store.records import Account, InboundItem, ItemView, Memory, NewMail, OutboundItem, Settlement, Window
 from responder.store.sqlite import claims, memory, steps, views, work
 from responder.store.sqlite.database import connect, migrate, translate
 from responder.store.sqlite.writer import Writer

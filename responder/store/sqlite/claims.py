@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from responder.mail.envelope import NO_WISH, Wish
-from responder.store.base import Claim, InboundItem, OutboundItem
+from responder.store.records import Claim, InboundItem, OutboundItem
 from responder.store.sqlite.steps import charge
 
 INLINE = 262144  # octets up to which a claim brings the content along; a larger one is fetched when its turn comes

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from responder.store.base import Memory
+from responder.store.records import Memory
 
 _HOLDS = "(expires_at = 0 OR expires_at > ?)"
 _LAST = "\U0010ffff"  # no text begins with it: it is no character (Unicode 23.7)

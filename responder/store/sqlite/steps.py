@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from responder.mail.lifecycle import TRANSITIONS, Event, IllegalTransitionError, State, step
-from responder.store.base import Window
+from responder.store.records import Window
 
 Entry = tuple[str, float, str, str, str]
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from responder.mail.automatic import AUTO_ID
 from responder.mail.lifecycle import INBOUND, OUTBOUND, State, final_states
-from responder.store.base import Account, HistoryEntry, ItemView
+from responder.store.records import Account, HistoryEntry, ItemView
 from responder.store.sqlite.memory import forget_expired
 
 _ITEMS = """

@@ -8,13 +8,7 @@ from collections.abc import Sequence
 
 from responder.mail.envelope import NO_WISH
 from responder.mail.lifecycle import Event, State
-from responder.store.base import (
-    InboundItem,
-    NewMail,
-    OutboundItem,
-    Settlement,
-    Window,
-)
+from responder.store.records import InboundItem, NewMail, OutboundItem, Settlement, Window
 from responder.store.sqlite.memory import unchanged, write
 from responder.store.sqlite.steps import Counters, current, free, insert, settle, tell
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from responder.store.base import InboundItem, NewMail, Settlement
+from responder.store.records import InboundItem, NewMail, Settlement
 from responder.store.sqlite import SQLiteStore, writer
 
 BEHIND = 0.02  # seconds from the reply to the commit: what a write-behind store takes to collect its batch
