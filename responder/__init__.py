@@ -10,8 +10,10 @@ How a mail walks, and where each step lives:
 
 A stage never calls the next one: it commits, and the store wakes whoever waits.
 
-This module is what a plugin author imports.
+This module is what a plugin author imports, and a program that asks about addresses (`verify`).
 """
+
+from typing import TYPE_CHECKING, Any
 
 from responder.agents.answers import Answer, Distribute, Forward, GiveUp, HandOver, Reply, TryLater
 from responder.agents.base import Agent, Authentication, Bounce, Mail, Thread, agent
@@ -21,6 +23,10 @@ from responder.agents.context import Context
 from responder.agents.exchange import answer_from_json, mail_to_json
 from responder.agents.hookspecs import Command, hookimpl
 from responder.mail.compose import Attachment
+
+if TYPE_CHECKING:
+    from responder.outbound.verification import Verification
+    from responder.outbound.verify import verify, verify_all
 
 __all__ = [
     "Agent",
@@ -44,9 +50,21 @@ __all__ = [
     "Reply",
     "Thread",
     "TryLater",
+    "Verification",
     "agent",
     "answer_from_json",
     "check",
     "hookimpl",
     "mail_to_json",
+    "verify",
+    "verify_all",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`verify` brings the network's libraries along, which no plugin has to wait for: it is loaded when it is used."""
+    if name in ("Verification", "verify", "verify_all"):
+        from responder.outbound import verify as face
+
+        return getattr(face, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,12 +20,14 @@ from responder.answering.stage import Answering
 from responder.aside import aside
 from responder.clock import Clock
 from responder.config import Config, ConfigError, unsupported
-from responder.delivery.stage import Delivery, places
+from responder.delivery.pace import places, places_aside
+from responder.delivery.stage import Delivery
 from responder.departure import Departure
 from responder.inbound.listening.listener import ListenError
 from responder.inbound.listening.notify import Supervisor
 from responder.observe import event, follow
 from responder.reception import Furniture, Reception, furnish
+from responder.sealing import Sealer
 from responder.start import StartError, inherited, make_store, prepare
 from responder.store.base import Store, StoreError, StoreUnusableError
 from responder.worker import Lease, Worker
@@ -54,14 +56,15 @@ class Server:
         self._tasks: set[asyncio.Future[None]] = set()
         self.store: Store = make_store(config, file, clock)
         self.host = Host(config.answering.concurrency)
-        self.reception = Reception(
-            config, furnish(config, file), self._setup.router, self._setup.checks, self.store, clock
-        )
+        furniture = furnish(config, file)
+        self.reception = Reception(config, furniture, self._setup.router, self._setup.checks, self.store, clock)
         self.listener = self.reception.listener
         self.departure = Departure(config, self.store, clock)
         self.lease = Lease(self.store, clock, config.queue.lease, config.answering.attempts)
         self.answering = Answering(self._setup, self.store, self.host, clock)
         self.delivery = Delivery(config, self.departure.transport, self.store, self.lease, clock)
+        self._sealer: Sealer | None = None
+        self._seal(config, furniture)
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises `StartError`."""
@@ -91,6 +94,8 @@ class Server:
             if self._equipped:
                 await self._retire(self._setup)
             self.host.close()
+            if self._sealer is not None:
+                self._sealer.close()
             await self.store.close()
             self.reception.close()
 
@@ -136,7 +141,14 @@ class Server:
         answering = Worker(
             self.answering, config.answering.concurrency, self.store.wake_inbound, self.lease, self._clock
         )
-        delivery = Worker(self.delivery, places(config.delivery), self.store.wake_outbound, self.lease, self._clock)
+        delivery = Worker(
+            self.delivery,
+            places(config.delivery),
+            self.store.wake_outbound,
+            self.lease,
+            self._clock,
+            aside=places_aside(config.delivery, self.reception.descriptors),
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 beat = group.create_task(self.lease.run(), name="lease")
@@ -204,8 +216,20 @@ class Server:
             self.delivery.transport = self.departure.transport
             self._beside(unused.close())
         self.delivery.config = config
+        self._seal(config, furniture)
         _remark(self._setup)
         event("reloaded", inboxes=len(config.inboxes), needs_restart=", ".join(kept) or None)
+
+    def _seal(self, config: Config, furniture: Furniture) -> None:
+        """Have what stages compose signed from now on, or no longer."""
+        if furniture.signing is not None and self._sealer is None:
+            self._sealer = Sealer(config.dkim, furniture.signing, self._clock)
+        elif furniture.signing is not None and self._sealer is not None:
+            self._sealer.follow(config.dkim, furniture.signing)
+        self.reception.intake.sealer = self.answering.sealer = self.delivery.sealer = (
+            self._sealer if furniture.signing is not None else None
+        )
+        self.departure.reports.sign = None if self.delivery.sealer is None else self.delivery.sealer.sign
 
     async def _start_agents(self, setup: Setup) -> None:
         """Give a configuration's agents what they work with, and start them. Raises `StartError`; then none is left running."""

@@ -2,6 +2,9 @@
 
 A question ends in records, in `NotFound` or `NoData` (both are facts, and cached for as long as the zone says, RFC 2308),
 or in `TemporaryError` (kept for moments only, so that a thousand mails do not ask a dead name server at once).
+
+What a validating name server has found signed by DNSSEC it marks with the AD bit (RFC 4035 3.2.3), which anybody on the way could
+set: it is believed where every name server is on this machine, or where the operator says so (`believe_ad`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
@@ -36,11 +40,17 @@ _A: Final = dns.rdatatype.A
 _AAAA: Final = dns.rdatatype.AAAA
 _TXT: Final = dns.rdatatype.TXT
 _PTR: Final = dns.rdatatype.PTR
+_CNAME: Final = dns.rdatatype.CNAME
+_TLSA: Final = dns.rdatatype.TLSA
 _OVERHEAD: Final = 200  # octets that an entry of the cache costs besides its records
 
 
 class LookupFailedError(Exception):
-    """A question that brought no records: one of the three below."""
+    """A question that brought no records: one of the three below. `secure`: DNSSEC proves it."""
+
+    def __init__(self, text: str, *, secure: bool = False) -> None:
+        super().__init__(text)
+        self.secure = secure
 
 
 class NotFound(LookupFailedError):  # noqa: N818 - a finding, not a fault
@@ -60,6 +70,8 @@ class _Entry(NamedTuple):
     records: tuple[Any, ...]
     error: type[LookupFailedError] | None
     text: str
+    secure: bool = False
+    name: str = ""  # what the aliases lead to
 
     @property
     def size(self) -> int:
@@ -67,10 +79,18 @@ class _Entry(NamedTuple):
         return _OVERHEAD + sum([len(record) if isinstance(record, bytes | str) else 50 for record in self.records])
 
 
+class Base(NamedTuple):
+    """A host's name as TLSA records are looked up for it, and its names besides (RFC 7672 2.2.2)."""
+
+    secure: bool  # its addresses, or at least its alias, came signed: there is no use in asking else
+    names: tuple[str, ...]  # the candidates, in the order they are to be asked
+
+
 class Resolver:
     """Asks the given name servers (`127.0.0.1:5353`, `[::1]:53`, `192.0.2.1`), or the system's where there are none.
 
     `timeout` is for a whole question, over all servers and repetitions. Belongs to one event loop.
+    `believe_ad`: whether the AD bit is believed; None: where all of them are at loopback addresses.
     Raises `ValueError` where a name server is no IP address with an optional port.
     """
 
@@ -80,6 +100,7 @@ class Resolver:
         *,
         clock: Clock,
         timeout: float = TIMEOUT,
+        believe_ad: bool | None = None,
         max_entries: int = MAX_ENTRIES,
         max_octets: int = MAX_OCTETS,
     ) -> None:
@@ -97,6 +118,10 @@ class Resolver:
             servers = [dns.nameserver.Do53Nameserver("127.0.0.1")]  # as the C library does: resolv.conf(5)
         if servers:
             self._resolver.nameservers = servers
+        asked = [ipaddress.ip_address(str(getattr(server, "address", server))) for server in self._resolver.nameservers]
+        self.validates = all(address.is_loopback for address in asked) if believe_ad is None else believe_ad
+        if self.validates:
+            self._resolver.flags = dns.flags.RD | dns.flags.AD  # "tell me" (RFC 6840 5.7)
         self._resolver.lifetime = timeout
         self._resolver.timeout = timeout / 3  # for one server, once
 
@@ -106,6 +131,39 @@ class Resolver:
         Raises `NotFound`, `NoData` or `TemporaryError`, as the others do.
         """
         return list(await self._records(domain, _MX))
+
+    async def mx_secure(self, domain: str) -> tuple[list[tuple[int, str]], bool]:
+        """The same, and whether they came signed by DNSSEC. What is raised says so of itself (`secure`)."""
+        entry = await self._entry(domain, _MX)
+        return list(entry.records), entry.secure
+
+    async def tlsa(self, name: str) -> tuple[list[tuple[int, int, int, bytes]], bool]:
+        """The TLSA records of a name such as `_25._tcp.mx.example.org`: (usage, selector, matching type, data), and whether they
+        came signed."""
+        entry = await self._entry(name, _TLSA)
+        return list(entry.records), entry.secure
+
+    async def tlsa_base(self, host: str) -> Base:
+        """By which names TLSA records of a host are to be asked for (RFC 7672 2.2.2, 2.2.3).
+
+        Raises `TemporaryError` where neither family of addresses can be looked up: then nobody can say.
+        """
+        answers = await asyncio.gather(self._entry(host, _A), self._entry(host, _AAAA), return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, _Entry)]
+        if not found:
+            raise next(
+                (error for error in answers if isinstance(error, TemporaryError)), NotFound(f"{host}: no address")
+            )
+        own = host.lower().removesuffix(".")
+        last = found[0].name
+        if all(entry.secure for entry in found):
+            return Base(True, (last, own) if last != own else (own,))
+        if last == own:
+            return Base(False, (own,))
+        try:  # the alias may be signed where its target is not
+            return Base((await self._entry(host, _CNAME)).secure, (own,))
+        except (NotFound, NoData):
+            return Base(False, (own,))
 
     async def addresses(self, host: str) -> list[str]:
         """The IPv4 and IPv6 addresses, taking turns, each family in the order that the name server gave.
@@ -147,6 +205,9 @@ class Resolver:
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
 
     async def _records(self, name: str, rdtype: dns.rdatatype.RdataType) -> tuple[Any, ...]:
+        return (await self._entry(name, rdtype)).records
+
+    async def _entry(self, name: str, rdtype: dns.rdatatype.RdataType) -> _Entry:
         key = (name.lower().removesuffix("."), int(rdtype))
         entry = self._cache.get(key)
         if entry is not None and entry.expires > self._clock.monotonic():
@@ -162,8 +223,8 @@ class Resolver:
                 raise TemporaryError("resolver was closed")
             entry = task.result()
         if entry.error is not None:
-            raise entry.error(entry.text)
-        return entry.records
+            raise entry.error(entry.text, secure=entry.secure)
+        return entry
 
     def _store(self, key: tuple[str, int], task: asyncio.Task[_Entry]) -> None:
         del self._pending[key]
@@ -179,10 +240,11 @@ class Resolver:
                 self._octets -= self._cache.popitem(last=False)[1].size
 
     async def _ask(self, name: str, rdtype: dns.rdatatype.RdataType) -> _Entry:
-        def failed(error: type[LookupFailedError], text: str, ttl: float) -> _Entry:
-            return _Entry(self._clock.monotonic() + ttl, (), error, f"{name}: {text}")
+        def failed(error: type[LookupFailedError], text: str, ttl: float, secure: bool = False) -> _Entry:
+            return _Entry(self._clock.monotonic() + ttl, (), error, f"{name}: {text}", secure)
 
         ttl = MAX_TTL
+        secure = self.validates  # until an answer on the way is not
         seen: list[dns.name.Name] = []
         if not name:
             return failed(NotFound, "no domain name", MAX_NEGATIVE_TTL)
@@ -194,14 +256,17 @@ class Resolver:
             while True:
                 answer = await self._resolver.resolve(target, rdtype, raise_on_no_answer=False, search=False)
                 chain = answer.chaining_result
+                secure = secure and _signed(answer.response)
                 if answer.rrset is not None:
                     ttl = min(ttl, chain.minimum_ttl)
                     records = tuple([_PLAIN[rdtype](record) for record in answer.rrset])
                     if rdtype == _TXT:
                         records = tuple([record for record in records if len(record) <= MAX_TEXT])
-                    return _Entry(self._clock.monotonic() + ttl, records, None, "")
+                    last = _host_name(chain.canonical_name)
+                    return _Entry(self._clock.monotonic() + ttl, records, None, "", secure, last)
                 if not chain.cnames:
-                    return failed(NoData, f"no {rdtype.name} record", min(ttl, _negative_ttl(answer.response, chain)))
+                    ttl = min(ttl, _negative_ttl(answer.response, chain))
+                    return failed(NoData, f"no {rdtype.name} record", ttl, secure)
                 # A recursive server follows aliases itself; one that gave only the CNAME is asked for its target.
                 ttl = min([ttl, *[float(cname.ttl) for cname in chain.cnames]])
                 seen.append(target)
@@ -210,7 +275,8 @@ class Resolver:
                     return failed(TemporaryError, "circle of CNAME records", FAILURE_TTL)
         except dns.resolver.NXDOMAIN as error:
             response = error.kwargs["responses"][target]
-            return failed(NotFound, "no such domain", min(ttl, _negative_ttl(response, response.resolve_chaining())))
+            ttl = min(ttl, _negative_ttl(response, response.resolve_chaining()))
+            return failed(NotFound, "no such domain", ttl, secure and _signed(response))
         except dns.exception.Timeout:
             return failed(TemporaryError, "no answer from the name servers", FAILURE_TTL)
         except Exception as error:  # some malformed answers end in an assertion of the library
@@ -238,6 +304,10 @@ def _negative_ttl(response: dns.message.QueryMessage, chain: dns.message.Chainin
     return FAILURE_TTL
 
 
+def _signed(response: dns.message.Message) -> bool:
+    return bool(response.flags & dns.flags.AD)
+
+
 def _host_name(name: dns.name.Name) -> str:
     return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
 
@@ -248,4 +318,6 @@ _PLAIN: Final[dict[dns.rdatatype.RdataType, Callable[[Any], Any]]] = {
     _AAAA: lambda record: str(record.address),
     _TXT: lambda record: b"".join(record.strings),
     _PTR: lambda record: _host_name(record.target),
+    _CNAME: lambda record: _host_name(record.target),
+    _TLSA: lambda record: (int(record.usage), int(record.selector), int(record.mtype), bytes(record.cert)),
 }

@@ -31,8 +31,11 @@ from responder.inbound.tls import Certificate
 from responder.intake.checking import Checking
 from responder.intake.greylist import Greylist
 from responder.intake.policy import Policy
+from responder.intake.relay import Relay
 from responder.intake.stage import Intake
 from responder.observe import event
+from responder.outbound.tls.contexts import trouble_with
+from responder.sealing import SigningKeys, make_signing_keys
 from responder.start import StartError
 from responder.store.base import Store
 
@@ -44,13 +47,14 @@ class Furniture:
     certificate: Certificate | None = None
     users: Users | None = None
     denied: DenyList | None = None
+    signing: SigningKeys | None = None
     dialects: Mapping[str, Dialect] = field(default_factory=lambda: {"": GENERIC})
     notices: tuple[tuple[str, str], ...] = ()
 
     @property
     def files(self) -> list[FollowedFiles]:
         """What is read again when it changes."""
-        return [file for file in (self.certificate, self.users, self.denied) if file is not None]
+        return [file for file in (self.certificate, self.users, self.denied, self.signing) if file is not None]
 
     def remarks(self) -> Iterator[tuple[str, str]]:
         """(key, reason) of what the operator may not have meant."""
@@ -64,11 +68,15 @@ def furnish(config: Config, file: Path) -> Furniture:
     few = remark(config.limits.connections, config.delivery.concurrency)
     if any(listen.decoy for listen in config.listen) and (reason := _trouble(config)):
         raise StartError(f"{file}: decoy.transcript: {place(config)}: {reason}")
+    trusted = config.tls_policy.authorities
+    if trusted is not None and (reason := trouble_with(str(trusted))):
+        raise StartError(f"{file}: tls_policy.authorities: {trusted}: {reason}")
     try:
         return Furniture(
             certificate=Certificate(config.tls, SystemClock()) if config.tls else None,
             users=Users(config.auth.users) if config.auth.users else None,
             denied=DenyList(config.limits.deny, config.limits.deny_file),
+            signing=make_signing_keys(config),
             dialects=chosen(config),
             notices=(("limits.connections", few),) if few else (),
         )
@@ -97,6 +105,7 @@ class Reception:
         self.descriptors = raise_limit()
         self.gatekeeper = Gatekeeper(config.limits, clock)
         self.intake = Intake(config.hostname, config.limits.hops, router, self.gatekeeper, store, clock)
+        self.intake.relay = Relay(config, clock)
         self.sessions = Sessions(config.hostname, config.limits, self.gatekeeper, self.intake, clock)
         self.logins: Logins | None = None
         self.trap = self.sessions.decoy = make_trap(config, clock)
@@ -120,6 +129,8 @@ class Reception:
         self.sessions.login = self._login(config, furniture)
         self.sessions.followed = list(furniture.files)
         self.sessions.dialects = dict(furniture.dialects)
+        if self.intake.relay is not None:
+            self.intake.relay.follow(config)
         if self.trap is not None:
             self.trap.follow(config)
         self.sessions.tell()
@@ -131,6 +142,8 @@ class Reception:
         table = config.authentication
         if table.mode == "off":
             return None
+        known = (*table.trusted_networks, *config.relay.networks)
+        table = table.model_copy(update={"trusted_networks": known})
         return Authenticator(config.hostname, table, self._resolver, self._clock, questions(self.descriptors))
 
     def close(self) -> None:
@@ -148,7 +161,8 @@ class Reception:
         if greylist is None and blocklists is None and config.limits.message_rate is None:
             self.intake.policy = None
         else:
-            self.intake.policy = Policy(self.gatekeeper, config.authentication.trusted_networks, blocklists, greylist)
+            known = (*config.authentication.trusted_networks, *config.relay.networks)
+            self.intake.policy = Policy(self.gatekeeper, known, blocklists, greylist)
 
     def _listing(self, table: BlocklistsTable) -> Blocklists | None:
         """The blocklists. The same for as long as nothing of theirs changes: they know what is being asked."""

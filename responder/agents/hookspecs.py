@@ -23,7 +23,21 @@ hookspec = pluggy.HookspecMarker("responder")
 hookimpl = pluggy.HookimplMarker("responder")
 
 VERBS = frozenset(
-    {"serve", "check", "plugins", "new", "password", "try", "queue", "explain", "verify", "send", "dialect"}
+    {
+        "serve",
+        "check",
+        "plugins",
+        "new",
+        "password",
+        "try",
+        "queue",
+        "suppress",
+        "explain",
+        "verify",
+        "send",
+        "dialect",
+        "dkim",
+    }
 )
 """The server's own verbs, and those that it will have: no plugin may take one of these names."""
 

@@ -11,9 +11,9 @@ from responder.agents.host import AgentError, Inbox
 from responder.answering.setup import DAY, Setup, own_addresses
 from responder.answering.windows import sender_key, window_of_forward, windows_of, windows_of_post
 from responder.clock import Clock
-from responder.config import BOUNCES
 from responder.config import Inbox as InboxTable
 from responder.mail import address as addresses
+from responder.mail import verp
 from responder.mail.address import Address, AddressError
 from responder.mail.automatic import Reason, Verdicts
 from responder.mail.compose import Body, compose_answer
@@ -174,7 +174,7 @@ class Outgoing:
         path = self._item.reverse_path
         # The mail's own content: a hundred recipients of 25 MB are not stored a hundred times.
         outbound = self._outbound(
-            "proxy", self._clock.new_id(), self._item.mail_id, self._recipient, path, return_to=path
+            "proxy", self._clock.new_id(), self._item.mail_id, self._recipient, path, return_to=self._return_to()
         )
         outbound = replace(outbound, route=route, domain=route)
         return Settlement(Event.ANSWER, f"handed over by {self._inbox.type.name}", (self._wished(outbound),))
@@ -201,7 +201,7 @@ class Outgoing:
             identifier = self._clock.new_id()
             # The envelope is ours, so that SPF holds at the target; a failure is told to who sent the mail.
             path = bounce_address(identifier, self._recipient) if self._item.reverse_path else ""
-            one = self._outbound("forward", identifier, content_id, target, path, return_to=self._item.reverse_path)
+            one = self._outbound("forward", identifier, content_id, target, path, return_to=self._return_to())
             outbound.append(self._wished(one))
         return Settlement(
             Event.ANSWER,
@@ -210,6 +210,13 @@ class Outgoing:
             ((content_id, message),),
             (window_of_forward(self._item, self._recipient, targets, answer.subject_prefix),),
         )
+
+    def _return_to(self) -> str:
+        """Who learns that what is passed on did not arrive: nobody where the reverse-path is most likely forged, as the
+        notification would hit somebody who never wrote. Its failure is FAILED then, where an operator sees it."""
+        verdicts = Verdicts.from_json(self._item.authentication)
+        disowned = verdicts.spf == "fail" or (verdicts.dmarc == "fail" and verdicts.spf != "pass")  # RFC 7208 2.6.4
+        return "" if disowned and not verdicts.overridden else self._item.reverse_path
 
     def _wished(self, outbound: NewOutbound) -> NewOutbound:
         """What is passed on takes along what its sender asks to be told (RFC 3461 5.2.1). A list's copies are mails of the
@@ -239,6 +246,7 @@ class Outgoing:
             return_to=return_to,
             created_at=now,
             expires_at=now + self._setup.config.delivery.expire,
+            requiretls=self._item.requiretls,  # RFC 8689 6: whatever is made of it, an answer that quotes it among that
         )
 
 
@@ -261,7 +269,7 @@ def answer_to(table: InboxTable, kind: str, reverse_path: str, headers: Headers,
 
 def bounce_address(identifier: str, inbox: Address) -> str:
     """The reverse-path of one message of ours: `bounces+ID` at the inbox's domain."""
-    return f"{BOUNCES}+{identifier}@{inbox.domain}"
+    return verp.make(identifier, inbox.domain)
 
 
 def allowed_targets(table: InboxTable, answer: Forward) -> list[Address]:

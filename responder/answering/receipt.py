@@ -32,6 +32,7 @@ UNTOLD = frozenset(
         "invalid-reverse-path",
         "dmarc-fail",
         "spam",
+        "suppressed",
     }
 )
 """Reasons of the gate that forbid even this."""
@@ -68,7 +69,13 @@ def with_receipt(settlement: Settlement, setup: Setup, item: InboundItem, conten
         envid=item.envid,
     )
     outbound = notification(
-        id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + config.delivery.expire
+        id=identifier,
+        cause=item.id,
+        inbox=item.inbox,
+        to=to,
+        now=now,
+        expires_at=now + config.delivery.expire,
+        requiretls=item.requiretls,
     )
     return replace(settlement, receipt=Receipt(outbound, message, _windows(setup, item, to)))
 

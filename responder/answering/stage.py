@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import replace
 
 from responder.agents.answers import Distribute, TryLater
-from responder.agents.base import Bounce, Mail
+from responder.agents.base import Mail
 from responder.agents.host import AgentError, Host
 from responder.answering.memory import Turn
 from responder.answering.outgoing import Outgoing, answer_to, silence
 from responder.answering.receipt import with_receipt
+from responder.answering.returns import Returns
 from responder.answering.setup import Setup
 from responder.answering.windows import FullWindows, windows_of
 from responder.aside import aside
@@ -26,8 +27,8 @@ from responder.mail.automatic import Stops, Verdicts, judge
 from responder.mail.backoff import next_attempt
 from responder.mail.headers import Headers
 from responder.mail.lifecycle import Event, State
-from responder.mail.report import bounce_of
 from responder.observe import event
+from responder.sealing import Sealer, SealingError
 from responder.store.base import Store
 from responder.store.records import InboundItem, Settlement
 
@@ -36,16 +37,18 @@ SUSPICIOUS = 2  # workers that died with a mail: from then on its agent is run i
 
 
 class Answering:
-    """The stage. `setup` follows a reload."""
+    """The stage. `setup` and `sealer` follow a reload; without a sealer nothing is signed."""
 
     name = "answering"
 
     def __init__(self, setup: Setup, store: Store, host: Host, clock: Clock) -> None:
         self.setup = setup
+        self.sealer: Sealer | None = None
         self._store = store
         self._host = host
         self._clock = clock
         self._full = FullWindows(store, clock)
+        self._returns = Returns(store, host, clock)
         self._running: Counter[str] = Counter()  # claimed, by inbox
 
     async def claim(self, token: str, limit: int) -> tuple[list[InboundItem], float | None]:
@@ -59,10 +62,16 @@ class Answering:
         """What one inbound item comes to. Contains whatever the agent does."""
         setup = self.setup
         settlement = await self._judge(setup, item)
-        if not item.wish.success:
+        if item.wish.success:
+            content = await self._store.content(item.mail_id) if item.content is None else item.content
+            settlement = with_receipt(settlement, setup, item, content, self._clock)
+        if self.sealer is None or not (settlement.outbound or settlement.receipt):
             return settlement
-        content = await self._store.content(item.mail_id) if item.content is None else item.content
-        return with_receipt(settlement, setup, item, content, self._clock)
+        try:
+            return await self.sealer.seal(settlement)
+        except SealingError as error:  # the operator's to mend, not the agent's: the mail waits, it does not fail
+            pause = next_attempt(item.claim.attempts, setup.config.answering.retry, self._clock.jitter(0.0, 1.0))
+            return Settlement(Event.DEFER, f"not signed yet: {error}", due_at=self._clock.now() + pause)
 
     async def _judge(self, setup: Setup, item: InboundItem) -> Settlement:
         recipient = parse_recipient(item.recipient)
@@ -84,7 +93,7 @@ class Answering:
         )
         if inbox is None:
             if route is not None and setup.policy.is_bounce(recipient):
-                counted = await self._bounced(setup, recipient, content)
+                counted = await self._returns.judge(setup, item, recipient, content)
                 if counted is not None:
                     return counted
             if suppressed is not None:
@@ -94,6 +103,8 @@ class Answering:
             return Settlement(Event.SILENCE, f"{route.inbox}-kept: there is no inbox of that name, the mail is kept")
         if suppressed is not None and (suppressed.stops is Stops.ALL or not inbox.type.reads_automatic_mail):
             return silence(suppressed)
+        if item.suppressed and not inbox.type.reads_automatic_mail and "targets" not in inbox.type.needs:
+            return Settlement(Event.SILENCE, f"suppressed: its sender is not written to: {item.suppressed}")
         # What passes mail on has windows of its own: only its agent's answer tells which ones are meant.
         if not inbox.type.reads_automatic_mail and "targets" not in inbox.type.needs:
             to = answer_to(setup.config.inboxes[inbox.name], inbox.kind, item.reverse_path, headers, verdicts)
@@ -127,21 +138,6 @@ class Answering:
             if error.final:
                 return Settlement(Event.FAIL, f"{error.reason}\n{error.detail}".strip())
             return self._again(item, error.reason, error.detail)
-
-    async def _bounced(self, setup: Setup, recipient: Address, content: bytes) -> Settlement | None:
-        """Tell an agent what came back of what it had sent; None where nobody waits for that."""
-        sent = await self._store.sent(addresses.split_tag(recipient.local)[1].lower())
-        inbox = setup.inboxes.get(sent[0]) if sent else None
-        if sent is None or inbox is None:
-            return None
-        said = bounce_of(content, sent[1])
-        if said is None:
-            return Settlement(Event.SILENCE, "bounce-unread: it does not say what became of the message")
-        turn = Turn(inbox.name)
-        with turn:
-            await self._host.bounced(inbox, Bounce(sent[1], *said))
-        told = f"{inbox.name} was told of {sent[1]}"
-        return Settlement(Event.SILENCE, f"bounce-counted: {told}", memory=turn.memory)
 
     def broken(self, item: InboundItem, error: Exception) -> Settlement:
         """Our own mistake: tried again like an agent's."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from responder.aside import aside
-from responder.authentication.body import BodyHash
+from responder.mail.bodyhash import BodyHash
 
 INLINE: Final = 1 << 17  # octets that are hashed at once: half a millisecond
 AT_ONCE: Final = 2  # threads that hash: more would only get in each other's way, and in the loop's

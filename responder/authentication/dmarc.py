@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
-from publicsuffixlist import PublicSuffixList
+from responder.mail.suffix import organisational
 
 MAX_RECORD: Final = 4096  # octets
 POLICIES: Final = ("none", "quarantine", "reject")
@@ -102,11 +101,6 @@ def parse(text: str) -> Record:
     )
 
 
-def organisational(domain: str) -> str:
-    """The domain that somebody registered: one label below a public suffix; a public suffix itself is its own (RFC 7489 3.2)."""
-    return _suffixes().privatesuffix(domain) or domain
-
-
 def evaluate(
     domain: str, record: Record, at_parent: bool, spf: Finding, dkim: Sequence[Finding], exists: bool = True
 ) -> Verdict:
@@ -134,9 +128,3 @@ def _aligned(domain: str, author: str, strict: bool) -> bool:
     if not domain:
         return False
     return domain == author or (not strict and organisational(domain) == organisational(author))
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    """The list that the library brings, read once: 30 ms."""
-    return PublicSuffixList()

@@ -18,6 +18,7 @@ from responder.mail.address import MAX_ADDRESS_FIELD, AddressError, from_header,
 from responder.mail.binary import with_line_ends
 from responder.mail.headers import Headers, split_section
 from responder.mail.mailboxes import mailboxes
+from responder.mail.suffix import organisational
 
 MAX_AUTHORS: Final = 4  # domains in From that are asked about; the first is the one that agents see
 MAX_FIELDS: Final = 64  # From fields that are read
@@ -47,7 +48,7 @@ class Findings:
 
 def warm() -> None:
     """Read what is read once."""
-    dmarc.organisational("example.org")
+    organisational("example.org")
 
 
 async def examine(
@@ -121,7 +122,7 @@ async def _ask(questions: Questions, domain: str, seconds: float) -> _Wish:
     """RFC 7489 6.6.3: the domain's own record, else that of its organisational domain. Never raises."""
     try:
         async with asyncio.timeout(seconds):
-            for name in dict.fromkeys((domain, dmarc.organisational(domain))):
+            for name in dict.fromkeys((domain, organisational(domain))):
                 with suppress(NotFound, NoData):
                     record = dmarc.choose(await questions.ask("TXT", f"_dmarc.{name}"))
                     if record is not None:

@@ -10,7 +10,21 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from responder.cli import check, dialect, new, password, plugins, queue, serve, trial, verbs
+from responder.cli import (
+    check,
+    dialect,
+    dkim,
+    new,
+    password,
+    plugins,
+    queue,
+    send,
+    serve,
+    suppress,
+    trial,
+    verbs,
+    verify,
+)
 from responder.cli.output import harmless
 from responder.config import ConfigError
 from responder.start import StartError
@@ -78,7 +92,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         metavar="FILE",
         help="the configuration (default: config/responder.toml here, else /etc/responder/responder.toml)",
     )
-    for group in (serve, check, plugins, new, password, trial, queue, dialect):
+    for group in (serve, check, plugins, new, password, trial, queue, suppress, send, verify, dialect, dkim):
         group.add(places, common)
     verbs.add(top, places, common, words)
     return top

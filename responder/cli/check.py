@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 
 from responder.cli.options import Verbs, configuration
 from responder.cli.output import harmless, print_json, print_table
-from responder.config import Notice, format_duration, unsupported
+from responder.clock import SystemClock
+from responder.config import Config, Notice, format_duration, unsupported
 from responder.start import look_around, prepare
 
 
@@ -17,7 +19,10 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="validate configuration and plugins, and say what would run",
         description="Read the configuration, load the plugins, build every inbox's agent and look at the store. Nothing is"
-        " written and no socket is opened, so it may run beside the server.",
+        " written and no port is opened, so it may run beside the server.",
+    )
+    verb.add_argument(
+        "--dns", action="store_true", help="also ask whether the names and addresses of this server fit together"
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=run)
@@ -32,6 +37,10 @@ def run(options: argparse.Namespace) -> int:
     furniture = furnish(config, file)
     notices = [notice for notice in unsupported(config) if not notice.fatal]
     notices += [Notice(key, reason, fatal=False) for key, reason in furniture.remarks()]
+    if options.dns:
+        notices += asyncio.run(_ask(config))
+    found = furniture.signing.domains if furniture.signing else {}
+    signing = {domain: [key.selector for key in keys] for domain, keys in found.items()}
     if options.json:
         print_json(
             {
@@ -54,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
                     }
                     for guard in setup.checks
                 },
+                "signing": signing,
                 "notices": [{"key": notice.key, "reason": notice.reason} for notice in notices],
                 "broken_plugins": list(setup.plugins.broken),
             }
@@ -101,6 +111,9 @@ def run(options: argparse.Namespace) -> int:
                 for guard in setup.checks
             ],
         )
+    if signing:
+        sys.stdout.write("\n")
+        print_table(("signed domain", "by"), [(domain, ", ".join(names)) for domain, names in signing.items()])
     for notice in notices:
         sys.stdout.write(f"\nnotice: {notice}")
     for reason in setup.plugins.broken:
@@ -108,3 +121,15 @@ def run(options: argparse.Namespace) -> int:
     remarks = notices or setup.plugins.broken
     sys.stdout.write(("\n" if remarks else "") + "\nThe configuration is good.\n")
     return 0
+
+
+async def _ask(config: Config) -> list[Notice]:
+    """How other servers see this one, as far as the name servers know."""
+    from responder.dns import Resolver
+    from responder.outbound.doctor import examine
+
+    resolver = Resolver(config.delivery.nameservers, clock=SystemClock(), timeout=5.0)
+    try:
+        return [Notice(remark.key, remark.reason, fatal=False) for remark in await examine(config, resolver)]
+    finally:
+        await resolver.close()

@@ -5,27 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.cli import decoys
+from responder.cli import decoys, destinations, selecting
 from responder.cli.options import Verbs, configuration, with_store
 from responder.cli.output import bold, harmless, print_json, print_table, when
-from responder.mail.lifecycle import Event, IllegalTransitionError, State
+from responder.cli.selecting import add_filters, selected, text_of
+from responder.mail.lifecycle import State
 from responder.outbound.base import Envelope
 from responder.outbound.print import render
 from responder.store.base import Store
 from responder.store.records import Account, ItemView
 
-ACTIONS = {
-    "retry": (Event.RETRY, "run again now, attempts counted anew"),
-    "hold": (Event.HOLD, "keep what waits to be sent from being sent"),
-    "release": (Event.RELEASE, "lift a hold"),
-    "drop": (Event.DROP, "give up, and tell nobody"),
-}
-
 
 def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     queue = verbs.add_parser(
         "queue",
-        help="list, show, retry, hold, release, drop, stats",
+        help="list, show, retry, hold, release, drop, expire, destinations, stats",
         description="The queue: what has come in and what goes out. Works beside the server, and without it.",
     )
     inner = queue.add_subparsers(metavar="WHAT", required=True)
@@ -36,35 +30,27 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="what waits, is under way, held, or failed",
         description="What waits, is under way, held, or failed, oldest first. With --state, what is in that state.",
     )
-    verb.add_argument(
-        "--state",
-        action="append",
-        type=str.upper,
-        choices=[str(state) for state in State],
-        default=[],
-        metavar="STATE",
-        help=f"one of {', '.join(State)}; may be given more than once",
-    )
+    add_filters(verb)
     verb.add_argument("--limit", type=_count, default=1000, metavar="N", help="at most that many (default: 1000)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=list_items)
 
     text = "one item: its state, history and message"
     verb = inner.add_parser("show", parents=[common], help=text, description=f"Show {text}.")
-    verb.add_argument("id", type=_text, metavar="ID", help="an item's id, or a mail's for its first recipient")
+    verb.add_argument("id", type=text_of, metavar="ID", help="an item's id, or a mail's for its first recipient")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=show)
 
-    for name, (event, text) in ACTIONS.items():
-        verb = inner.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
-        verb.add_argument(
-            "ids", type=_text, metavar="ID", nargs="+", help="an item's id, as `responder queue list` shows it"
-        )
-        verb.add_argument("--json", action="store_true", help="for programs")
-        verb.set_defaults(run=act, event=event)
+    selecting.add(inner, common)
+
+    destinations.add(inner, common)
 
     text = "how many items are in each state"
     verb = inner.add_parser("stats", parents=[common], help=text, description=f"Count {text}.")
+    verb.add_argument(
+        "--by", choices=("domain", "inbox"), help="what waits to leave or has failed, for those that have most of it"
+    )
+    verb.add_argument("--top", type=_count, default=20, metavar="N", help="with --by: that many of them (default: 20)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=stats)
 
@@ -76,17 +62,12 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "key",
-        type=_text,
+        type=text_of,
         metavar="ID-or-MESSAGE-ID",
         help="a mail's or an item's id, a Message-ID with or without <>, a decoy's session, or the id that a decoy told",
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=explain)
-
-
-def _text(argument: str) -> str:
-    """What was typed as a text that the store takes: octets that are no UTF-8 name nothing that it has."""
-    return argument.encode("utf-8", "replace").decode()
 
 
 def _count(argument: str) -> int:
@@ -98,8 +79,8 @@ def _count(argument: str) -> int:
 
 
 def list_items(options: argparse.Namespace) -> int:
-    states = [State(state) for state in options.state]
-    items = with_store(options, lambda store: store.items(states, options.limit))
+    selection = selected(options)
+    items = with_store(options, lambda store: store.items(selection.states, options.limit, selection))
     if options.json:
         print_json(items)
     elif items:
@@ -108,7 +89,9 @@ def list_items(options: argparse.Namespace) -> int:
             [_row(item) for item in items],
         )
     else:
-        sys.stdout.write("Nothing waits, nothing has failed.\n" if not states else "Nothing is in that state.\n")
+        sys.stdout.write(
+            "Nothing waits, nothing has failed.\n" if not selection.states else "Nothing is in that state.\n"
+        )
     return 0
 
 
@@ -157,31 +140,16 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
-def act(options: argparse.Namespace) -> int:
-    async def each(store: Store) -> list[tuple[str, str, str]]:
-        outcome = []
-        for item in options.ids:
-            try:
-                state = await store.act(item, options.event, "by the operator")
-                outcome.append((item, str(state), ""))
-            except KeyError:
-                outcome.append((item, "", "no such item"))
-            except IllegalTransitionError as error:
-                outcome.append((item, "", str(error)))
-        return outcome
-
-    outcome = with_store(options, each)
-    if options.json:
-        print_json([{"id": item, "state": state or None, "error": error or None} for item, state, error in outcome])
-    for item, state, error in outcome:
-        if error:
-            sys.stderr.write(harmless(f"responder: {item}: {error}") + "\n")
-        elif not options.json:
-            sys.stdout.write(f"{item} is now {state}\n")
-    return 1 if any(error for _, _, error in outcome) else 0
-
-
 def stats(options: argparse.Namespace) -> int:
+    if options.by:
+        crowds = with_store(options, lambda store: store.crowds(options.by, options.top))
+        if options.json:
+            print_json([{options.by: name, "state": state, "items": number} for name, state, number in crowds])
+        elif crowds:
+            print_table((options.by, "state", "items"), crowds)
+        else:
+            sys.stdout.write("Nothing waits to leave, nothing has failed.\n")
+        return 0
     counts = with_store(options, lambda store: store.stats())
     if options.json:
         print_json(counts)

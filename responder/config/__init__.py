@@ -5,7 +5,7 @@
 """
 
 from responder.config.activation import Inherited, inherit
-from responder.config.departure import Delivery
+from responder.config.departure import DKIM, Delivery, Provider, Relay, TLSPolicy
 from responder.config.errors import ConfigError, Problem
 from responder.config.files import DEFAULT_FILES, find, load, local_file
 from responder.config.model import Answering, Config, Inbox, Log, Queue, Reply, schema_keys
@@ -27,6 +27,7 @@ from responder.config.units import Rate, format_duration, parse_duration
 __all__ = [
     "BOUNCES",
     "DEFAULT_FILES",
+    "DKIM",
     "TLS",
     "Answering",
     "Auth",
@@ -45,9 +46,12 @@ __all__ = [
     "Log",
     "Notice",
     "Problem",
+    "Provider",
     "Queue",
     "Rate",
+    "Relay",
     "Reply",
+    "TLSPolicy",
     "find",
     "format_duration",
     "inherit",

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, model_validator
 from pydantic.fields import FieldInfo
 
-from responder.config.departure import Delivery
+from responder.config.departure import (
+    DKIM,
+    Delivery,
+    Provider,
+    Relay,
+    Source,
+    Suppression,
+    TLSPolicy,
+    distinct_domains,
+)
 from responder.config.reception import (
     TLS,
     Auth,
@@ -133,6 +142,12 @@ class Config(Table):
     checks: Mapping[Word, Check] = Field(default={})
     decoy: Decoy = Decoy()
     delivery: Delivery = Delivery()
+    providers: Mapping[Word, Provider] = Field(default={})
+    tls_policy: TLSPolicy = TLSPolicy()
+    sources: Annotated[Mapping[Domain, Source], BeforeValidator(distinct_domains)] = Field(default={})
+    dkim: DKIM = DKIM()
+    relay: Relay = Relay()
+    suppression: Suppression = Suppression()
     queue: Queue = Queue()
     log: Log = Log()
 
@@ -156,6 +171,9 @@ class Config(Table):
             raise at(("greylist", "window"), "must be longer than greylist.delay: nobody could pass")
         if self.limits.in_flight < self.limits.message_size:
             raise at(("limits", "in_flight"), "wants room for one mail at least: limits.message_size")
+        for number, network in enumerate(self.relay.networks):
+            if network.prefixlen == 0:
+                raise at(("relay", "networks", number), "holds every address: that would be an open relay")
         for name in self.inboxes:
             domain = name.rpartition("@")[2]
             if "@" in name and domain not in self.domains:

@@ -218,6 +218,11 @@ def parse_target(value: object) -> str:
     return f"{local.casefold()}@{parse_domain(domain)}"
 
 
+def parse_sender_domain(value: object) -> str:
+    """A domain that mail may be sent as; `*` for any."""
+    return "*" if value == "*" else parse_domain(value)
+
+
 def parse_field_name(value: object) -> str:
     """A header field's name, without its colon."""
     if not _FIELD_NAME.fullmatch(name := text(value)):

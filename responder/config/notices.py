@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from responder.config.model import Config
+from responder.config.names import parse_nameserver
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,31 @@ def _doubtful(config: Config) -> Iterator[tuple[str, str]]:
         yield "reply", "with per_sender and per_conversation off no breaker stops a loop"
     if any(network.prefixlen == 0 for network in config.authentication.trusted_networks):
         yield "authentication.trusted_networks", "holds every address: nobody's mail is judged"
+    relay = config.relay
+    if any(network.prefixlen < (8 if network.version == 4 else 16) for network in relay.networks):
+        yield "relay.networks", "is wider than any network of your own: all of it may send mail through this server"
+    if relay.users and not any(listen.login != "off" and not listen.decoy for listen in config.listen):
+        yield "relay.users", 'nobody can log in: set auth or protocol = "submission" for a listener'
     delivery = config.delivery
     if delivery.transport == "mx":
         if "." not in config.hostname or config.hostname.endswith(".localdomain"):
             yield "hostname", "other servers refuse one that greets by such a name: set the public name of your address"
+        if config.dkim.keys is None:
+            yield "dkim.keys", "unset: what leaves isn't signed, and many hosts take it for spam: see docs/signing.md"
         if delivery.allow_private_addresses:
             yield "delivery.allow_private_addresses", "whoever owns a domain can have mail sent into your own network"
+    policy = config.tls_policy
+    weak = {"tls_policy.mode": policy.mode} | {f'tls_policy.domains."{name}"': m for name, m in policy.domains.items()}
+    for key, mode in weak.items():
+        if mode == "off" or (mode == "opportunistic" and key != "tls_policy.mode"):
+            yield key, f'"{mode}" holds even where the domain asks for more, by DANE or MTA-STS'
+    servers = [ip_address(parse_nameserver(server).host) for server in delivery.nameservers]
+    if policy.dane == "on" and not all(server.is_loopback for server in servers):
+        yield (
+            "tls_policy.dane",
+            "is on with name servers elsewhere: whoever is on the way to them can forge what they say",
+        )
+    if config.dkim.expire is not None and config.dkim.expire <= delivery.expire:
+        yield "dkim.expire", "comes before delivery.expire: what waits for so long leaves with a signature that is void"
     if delivery.expire < delivery.retry[0]:
         yield "delivery.expire", "comes before the first retry: nothing is tried twice"

@@ -7,26 +7,40 @@ for one copy of a list's mail comes to ourselves: it is stored as a mail that ha
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from responder.clock import Clock
 from responder.config import Config
-from responder.config import Delivery as DeliveryTable
+from responder.delivery.pace import Pace
+from responder.delivery.reputation import Reputation
 from responder.delivery.telling import Telling, describe
 from responder.mail.address import AddressError, parse
 from responder.mail.backoff import next_attempt
 from responder.mail.envelope import Wish
 from responder.mail.headers import Headers, split_section
 from responder.mail.lifecycle import Event, State
-from responder.mail.status import Outcome
+from responder.mail.pacing import Sign
+from responder.mail.status import Failure, Outcome, Scope
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
-from responder.outbound.base import Envelope, Transport
+from responder.outbound.base import Envelope, RecipientResult, Transport
+from responder.sealing import Sealer
 from responder.store.base import Store
-from responder.store.records import OutboundItem, Settlement
+from responder.store.records import Note, OutboundItem, Parcel, Settlement
 from responder.worker import Lease
+
+_TLS_OPTIONAL = re.compile(rb"^TLS-Required:[ \t]*No[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a turn on a parcel ended: a settlement for each of its items, and what is learned of its place."""
+
+    settlements: Sequence[Settlement]
+    note: Note | None = None
 
 
 class Delivery:
@@ -36,13 +50,14 @@ class Delivery:
 
     def __init__(self, config: Config, transport: Transport, store: Store, lease: Lease, clock: Clock) -> None:
         self._config = config
+        self.sealer: Sealer | None = None  # without one notifications are not signed
         self.transport = transport
         self._store = store
         self._lease = lease
         self._clock = clock
-        self._sending: Counter[str] = Counter()  # claimed, by domain
-        self._rooms: dict[str, asyncio.Semaphore] = {}  # connections that are free, by destination
+        self._pace = Pace(config)
         self._telling = Telling(config, clock)
+        self._reputation = Reputation(clock)
 
     @property
     def config(self) -> Config:
@@ -52,62 +67,137 @@ class Delivery:
     @config.setter
     def config(self, config: Config) -> None:
         self._config = self._telling.config = config
+        self._pace.follow(config)
 
-    async def claim(self, token: str, limit: int) -> tuple[list[OutboundItem], float | None]:
-        items, due = await self._store.claim_outbound(token, limit, self._sending, per_domain(self.config.delivery))
-        self._sending.update([item.domain for item in items])
-        return items, due
+    async def claim(self, token: str, limit: int) -> tuple[list[Parcel], float | None]:
+        parcels, due = await self._store.claim_outbound(token, limit, self._pace.pacing)
+        self._pace.claimed(parcels)
+        return parcels, due
 
-    async def handle(self, item: OutboundItem) -> Settlement:
-        """One attempt."""
+    async def handle(self, parcel: Parcel) -> Ended:
+        """One attempt: each item's end, and what it tells of the place."""
+        first = parcel.items[0]
+        if parcel.late:
+            kept = await self._content(first) or b""
+            return Ended([self._late(item, parcel.late, kept) for item in parcel.items])
+        tried = [item for item in parcel.items if not item.suppressed]
+        if not tried:
+            kept = await self._content(first) or b""
+            return Ended([self._telling.suppressed(item, kept) for item in parcel.items])
+        async with (room := self._pace.room(parcel)):
+            if not self._lease.valid:  # we were stopped for so long that another one may have it by now
+                return Ended([Settlement(Event.YIELD, "the lease had run out")] * len(parcel.items))
+            if parcel.place in room.down:
+                due = self._clock.now()  # the store knows when the place is tried again
+                return Ended([Settlement(Event.YIELD, "its place rests", due_at=due)] * len(parcel.items))
+            content = await self._content(first)  # no sooner: many may wait for long
+            if content is None:
+                return Ended([Settlement(Event.FAIL, "the message is gone: retention removed it")] * len(parcel.items))
+            results = await self.transport.send(self._envelope(tried, content))
+            note = self._pace.note(parcel, results, self._clock)
+        if (
+            note is not None and not parcel.known and note.sign is not Sign.DOWN
+        ):  # where nobody spoke, DNS may not have either
+            provider = self._pace.provider(await self.transport.provider(first.domain))
+            note = replace(note, provider=provider, known=True, limit=self._pace.pacing.of(provider).connections)
+        self._reputation.heard(results)
+        ends = {item.id: self._end(item, result, content) for item, result in zip(tried, results, strict=True)}
+        return Ended([ends.get(item.id) or self._telling.suppressed(item, content) for item in parcel.items], note)
+
+    async def _content(self, item: OutboundItem) -> bytes | None:
+        """The message as this recipient gets it; None where it is gone."""
         try:
             content = await self._store.content(item.content_id) if item.content is None else item.content
         except KeyError:
-            return Settlement(Event.FAIL, "the message is gone: retention removed it")
-        content = item.head.encode() + content
-        envelope = Envelope(
-            reverse_path=item.reverse_path,
-            recipients=(item.recipient,),
+            return None
+        return item.head.encode() + content if item.head else content
+
+    def _envelope(self, items: Sequence[OutboundItem], content: bytes) -> Envelope:
+        first = items[0]
+        return Envelope(
+            reverse_path=first.reverse_path,
+            recipients=tuple([item.recipient for item in items]),
             content=content,
-            smtputf8=needs_utf8(item, content),
+            smtputf8=any(needs_utf8(item, content) for item in items),
             body8bit=not content.isascii(),
-            id=item.id,
-            route=item.route,
-            wish=passed_on(item),
-            ret=item.ret,
-            envid=item.envid,
+            id=first.id,
+            route=first.route,
+            wish=passed_on(first),
+            ret=first.ret,
+            envid=first.envid,
+            requiretls=first.requiretls,
+            # A null reverse-path does not tell whose mail it is.
+            domain="" if first.reverse_path else self.config.domains[0],
+            tls_optional=tls_optional(first, content),
         )
-        async with self._room(item):
-            if not self._lease.valid:  # we were stopped for so long that another one may have it by now
-                return Settlement(Event.YIELD, "the lease had run out")
-            [result] = await self.transport.send(envelope)
+
+    def _end(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """What an attempt means for one recipient."""
         if result.outcome is Outcome.SUCCESS:
             # RFC 3461 5.2.1, 5.2.2: a host that tells of it tells the reverse-path, which is the sender only of what was handed
             # over; of a forward's success nobody else would.
-            if item.wish.success and not (result.tells and item.kind == "proxy"):
+            if item.wish.success and not (result.tells and item.kind in ("proxy", "relay")):
                 return self._telling.relayed(item, result, content)
             return Settlement(Event.DELIVER, describe(result))
         if result.outcome is Outcome.TRANSIENT and self._clock.now() < item.expires_at:
-            return self._later(item, describe(result))
+            return self._warning(item, result, content, self._later(item, describe(result)))
         return self._telling.give_up(item, result, content)
 
-    def broken(self, item: OutboundItem, error: Exception) -> Settlement:
+    def _late(self, item: OutboundItem, reason: str, content: bytes) -> Settlement:
+        """Its place has not come back, and it is not its turn to find out: its sender is told, or it is given up."""
+        failure = Failure(Scope.HOST, Outcome.TRANSIENT, "4.4.1", 0, reason)
+        result = RecipientResult.failed(item.recipient, failure)
+        if self._clock.now() < item.expires_at:
+            waits = Settlement(Event.YIELD, "its place rests", due_at=self._clock.now())
+            return replace(self._warning(item, result, content, waits), warned=True)
+        untried = replace(item, claim=replace(item.claim, attempts=item.claim.attempts - 1))
+        return self._telling.give_up(untried, result, content)
+
+    def _warning(self, item: OutboundItem, result: RecipientResult, content: bytes, waits: Settlement) -> Settlement:
+        """It waits on; its sender is told so, once, where it has waited for long."""
+        after = self.config.delivery.delay_warning
+        if after is None or item.warned or self._clock.now() - item.created_at < after:
+            return waits
+        told = self._telling.delayed(item, result, content)
+        return replace(waits, outbound=told.outbound, contents=told.contents, warned=True)
+
+    def broken(self, parcel: Parcel, error: Exception) -> Ended:
         """Our own mistake: tried again by schedule, until the message expires."""
         reason = f"internal error: {type(error).__name__}"
-        if self._clock.now() < item.expires_at:
-            return self._later(item, reason)
-        return Settlement(Event.FAIL, f"{reason}, and its time is over")
+        now = self._clock.now()
+        return Ended(
+            [
+                self._later(item, reason)
+                if now < item.expires_at
+                else Settlement(Event.FAIL, f"{reason}, and its time is over")
+                for item in parcel.items
+            ]
+        )
 
-    async def settle(self, item: OutboundItem, settlement: Settlement) -> None:
-        ended = await self._store.settle_outbound(item, settlement)
-        self._sending[item.domain] -= 1
-        if not self._sending[item.domain]:
-            del self._sending[item.domain]
-            self._rooms.pop(item.domain, None)  # the one room of a smarthost stays
-        if ended is None:
+    async def settle(self, parcel: Parcel, ended: Ended) -> None:
+        settlements = ended.settlements
+        if self.sealer is not None and any(settlement.outbound for settlement in settlements):
+            settlements = [await self.sealer.seal_or_tell(settlement) for settlement in settlements]
+        ends = list(zip(parcel.items, settlements, strict=True))
+        came_to, rests = await self._store.settle_parcel(ends, ended.note)
+        self._pace.settled(parcel)
+        for item, end in zip(parcel.items, came_to, strict=True):
+            self._tell(item, end)
+        if rests and ended.note is not None:
+            event(
+                "destination rests",
+                level=logging.WARNING,
+                domain=parcel.place or None,
+                provider=ended.note.provider,
+                seconds=round(rests - self._clock.now()),
+                reason=ended.note.reason,
+            )
+
+    def _tell(self, item: OutboundItem, end: tuple[State, str] | None) -> None:
+        if end is None:
             event("stale", level=logging.WARNING, id=item.id, inbox=item.inbox, reason="the lease had run out")
             return
-        state, reason = ended
+        state, reason = end
         event(
             state.lower(),
             level=logging.WARNING if state in (State.BOUNCED, State.FAILED) else logging.INFO,
@@ -119,21 +209,6 @@ class Delivery:
             attempt=item.claim.attempts,
             reason=reason,
         )
-
-    def _room(self, item: OutboundItem) -> asyncio.Semaphore:
-        """One connection's worth of the item's destination. More than that is claimed, so that none stands idle."""
-        table = self.config.delivery
-        destination = self._destination(item)
-        room = self._rooms.get(destination)
-        if room is None:
-            limit = table.concurrency if table.transport == "print" else table.connections_per_host
-            room = self._rooms[destination] = asyncio.Semaphore(limit)
-        return room
-
-    def _destination(self, item: OutboundItem) -> str:
-        """Whose connections the item takes: its route's, its domain's, or those of the one way out that there is ("")."""
-        transport = self.config.delivery.transport
-        return "" if transport == "print" else item.route or (item.domain if transport == "mx" else "")
 
     def _later(self, item: OutboundItem, reason: str) -> Settlement:
         pause = next_attempt(item.claim.attempts, self.config.delivery.retry, self._clock.jitter(0.0, 1.0))
@@ -151,14 +226,14 @@ def passed_on(item: OutboundItem) -> Wish:
     return Wish(",".join(rest) or "NEVER", wish.orcpt)
 
 
-def per_domain(table: DeliveryTable) -> int:
-    """How many messages to one domain may be claimed: as many as there may be connections, and as many that wait for one."""
-    return 2 * table.connections_per_host if table.transport == "mx" else places(table)
-
-
-def places(table: DeliveryTable) -> int:
-    """How many messages may be claimed at a time, those that wait for a connection included."""
-    return 2 * (table.connections_per_host if table.transport == "smarthost" else table.concurrency)
+def tls_optional(item: OutboundItem, content: bytes) -> bool:
+    """Whether it goes on in plain text rather than not at all: a report, which TLS that fails must not keep back (RFC 8460 3),
+    and what we pass on for a sender who says so, unless he asked for the contrary as well (RFC 8689 3, 4.2)."""
+    if item.kind == "report":
+        return True
+    if item.kind not in ("forward", "list", "proxy", "relay") or item.requiretls:
+        return False
+    return _TLS_OPTIONAL.search(split_section(content)) is not None
 
 
 def needs_utf8(item: OutboundItem, content: bytes) -> bool:

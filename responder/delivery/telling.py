@@ -14,12 +14,15 @@ from responder.inbound.limits.gatekeeper import RateCounter
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.dsn import ReportedRecipient, compose_dsn
 from responder.mail.lifecycle import Event
+from responder.mail.replies import Reason
 from responder.mail.status import Outcome
 from responder.outbound.base import RecipientResult
 from responder.store.notification import notification
 from responder.store.records import NewMail, OutboundItem, Settlement
+from responder.store.returns import hard_bounce
 
 EXPIRED = "4.4.7"  # RFC 3463 3.5: delivery time expired
+SUPPRESSED = "5.7.1"  # RFC 3463 3.8: delivery not authorized
 
 
 class Telling:
@@ -32,9 +35,28 @@ class Telling:
         self._told = RateCounter(self._rate, clock)  # by whom they go to
 
     def give_up(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
-        """A final failure: a DSN to who sent the mail, where somebody did."""
+        """A final failure: a DSN to who sent the mail, if anybody; a mailbox that does not exist is not written to again."""
+        settlement = self._given_up(item, result, content)
+        if result.outcome is not Outcome.PERMANENT or not result.failure.blames_recipient:
+            return settlement
+        keep, now = self.config.suppression.hard_bounce, self._clock.now()
+        said = f"{result.code} {result.text}"
+        return replace(settlement, suppressions=hard_bounce(item.kind, item.recipient, item.inbox, said, now, keep))
+
+    def suppressed(self, item: OutboundItem, content: bytes) -> Settlement:
+        """Its recipient is not written to: given up without a connection. Who sent a mail through us is told; a list's agent is
+        not, as nothing has come back."""
+        text = f"not sent: {item.suppressed}"
+        if item.kind == "list":
+            return Settlement(Event.FAIL, f"[{Reason.SUPPRESSED}] {text}")
+        result = RecipientResult(item.recipient, Outcome.PERMANENT, SUPPRESSED, 0, text)
+        return self._given_up(item, result, content, Reason.SUPPRESSED)
+
+    def _given_up(
+        self, item: OutboundItem, result: RecipientResult, content: bytes, why: Reason | None = None
+    ) -> Settlement:
         expired = result.outcome is Outcome.TRANSIENT
-        reason = describe(result) + (f"; given up after {item.claim.attempts} attempts" if expired else "")
+        reason = describe(result, why) + (f"; given up after {item.claim.attempts} attempts" if expired else "")
         try:
             to = parse(item.return_to)
         except AddressError:  # "" too: a null reverse-path never earns a DSN
@@ -46,13 +68,28 @@ class Telling:
         now = self._clock.now()
         identifier = self._clock.new_id()
         message_id = f"<auto.{identifier}@{self.config.hostname}>"
-        failed = _reported(item, result, now)
+        failed = replace(_reported(item, result, now), reason=why or result.reason or Reason.UNKNOWN)
         if expired:
             failed = replace(failed, status=EXPIRED)
         message = self._compose(item, to, failed, content, message_id)
         if item.kind == "list":
             return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
         return self._with(Settlement(Event.BOUNCE, reason), item, to, identifier, message)
+
+    def delayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
+        """It waits, and its sender may like to know (RFC 3461 4.1, RFC 3464 2.3.8): a settlement with what is told, if anything,
+        in `outbound` and `contents`; who calls it sets `event`, `reason` and `due_at` (`replace`), and calls it once an item."""
+        nothing = Settlement(Event.DEFER, "")
+        try:
+            to = parse(item.return_to)
+        except AddressError:
+            return nothing
+        if item.kind == "list" or not item.wish.delay or not self._may_tell(to):
+            return nothing
+        identifier = self._clock.new_id()
+        delayed = replace(_reported(item, result, self._clock.now()), action="delayed", retry_until=item.expires_at)
+        message = self._compose(item, to, delayed, content, f"<auto.{identifier}@{self.config.hostname}>")
+        return self._with(nothing, item, to, identifier, message)
 
     def relayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
         """It has left, and its sender wants to know (RFC 3461 5.2.2). The notification is stored with the step that it tells
@@ -82,7 +119,7 @@ class Telling:
             now=self._clock.now(),
             message_id=message_id,
             envid=item.envid,
-            ret=item.ret,
+            ret="HDRS" if item.requiretls else item.ret,  # RFC 8689 5
         )
 
     def _with(
@@ -91,7 +128,13 @@ class Telling:
         """A settlement and the notification that tells of it."""
         now = self._clock.now()
         outbound = notification(
-            id=identifier, cause=item.id, inbox=item.inbox, to=to, now=now, expires_at=now + self.config.delivery.expire
+            id=identifier,
+            cause=item.id,
+            inbox=item.inbox,
+            to=to,
+            now=now,
+            expires_at=now + self.config.delivery.expire,
+            requiretls=item.requiretls,
         )
         return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
 
@@ -115,6 +158,7 @@ def _reported(item: OutboundItem, result: RecipientResult, now: float) -> Report
         remote_mta=result.host if result.code else "",
         last_attempt=now,
         orcpt=item.wish.orcpt,
+        reason=result.reason or Reason.UNKNOWN,
     )
 
 
@@ -133,8 +177,10 @@ def _arrival(item: OutboundItem, identifier: str, message_id: str, message: byte
     )
 
 
-def describe(result: RecipientResult) -> str:
-    """What history tells of an attempt: the reply, and who gave it."""
+def describe(result: RecipientResult, why: Reason | None = None) -> str:
+    """What history tells of an attempt: of a failure the reason (`why`, else its own); the reply, and who gave it."""
+    reason = why or result.reason
+    mark = f"[{reason}] " if reason else ""
     said = f"{result.code} {result.text}" if result.code else f"{result.enhanced} {result.text}"
     place = " ".join(
         part
@@ -146,4 +192,4 @@ def describe(result: RecipientResult) -> str:
         notes.append(f"no TLS: {result.tls_failure}")
     if result.after_dot:
         notes.append("it may have arrived")
-    return f"{said} ({'; '.join(notes)})" if notes else said
+    return f"{mark}{said} ({'; '.join(notes)})" if notes else f"{mark}{said}"

@@ -58,7 +58,7 @@ class FollowedFiles:
 
     def _look(self) -> Mark:
         """What shows that a file is another one. With the time of its status: rights may be what kept it from being read."""
-        return tuple([_mark(path) for path in self._paths])
+        return tuple([mark(path) for path in self._paths])
 
 
 def read_file(key: str, path: Path, most: int) -> bytes:
@@ -95,7 +95,8 @@ def open_to_all(path: Path) -> bool:
         return False
 
 
-def _mark(path: Path) -> tuple[int, ...]:
+def mark(path: Path) -> tuple[int, ...]:
+    """What shows that a file is another one than before; () where there is none."""
     try:
         found = path.stat()
     except OSError:

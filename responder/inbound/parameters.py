@@ -1,4 +1,4 @@
-"""The parameters of MAIL, as a session takes them (RFC 1870, 3030, 3461, 4954 5, 6152, 6531). Pure."""
+"""The parameters of MAIL, as a session takes them (RFC 1870, 3030, 3461, 4954 5, 6152, 6531, 8689). Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ PLAIN = Parameters()
 """What a MAIL without any said. Never changed."""
 
 
-def mail_parameters(given: dict[str, str | None], limit: int, *, login: bool) -> tuple[Parameters, bool] | Reply:
+def mail_parameters(
+    given: dict[str, str | None], limit: int, *, login: bool, secure: bool = False
+) -> tuple[Parameters, bool] | Reply:
     """What MAIL said beside its path, and whether with SMTPUTF8; or why it is refused. `limit` is in octets, `login` whether
-    clients may log in here."""
-    body, ret, envid, utf8, size = "7BIT", "", "", False, 0
+    clients may log in here, `secure` whether REQUIRETLS is offered."""
+    body, ret, envid, utf8, size, requiretls = "7BIT", "", "", False, 0, False
     for name, value in given.items():
         if name == "SIZE":
             if value is None or not (value.isascii() and value.isdigit() and len(value) <= 20):  # RFC 1870 3
@@ -40,12 +42,16 @@ def mail_parameters(given: dict[str, str | None], limit: int, *, login: bool) ->
                 envid = parse_envid(value or "")
             except EnvelopeError:
                 return replies.BAD_ARGUMENT
+        elif name == "REQUIRETLS" and secure:
+            if value is not None:  # RFC 8689 2
+                return replies.BAD_ARGUMENT
+            requiretls = True
         elif name == "AUTH" and login:  # RFC 4954 5: whom another server vouches for. We believe ourselves alone
             if not value or (value != "<>" and not is_xtext(value)):
                 return replies.BAD_ARGUMENT
         else:
             return replies.BAD_PARAMETER
-    return Parameters(body, ret, envid, size), utf8
+    return Parameters(body, ret, envid, size, requiretls), utf8
 
 
 def _word(value: str | None) -> str:

@@ -86,6 +86,8 @@ class Profile:
         ]
         if self.certificate is not None and not secure:
             offers.append("STARTTLS")  # RFC 3207 4.2: not offered again once it is on
+        if secure and not self.lmtp:
+            offers.append("REQUIRETLS")  # RFC 8689 2: only under TLS
         if self.login is not None and secure and not known:
             offers.append("AUTH " + " ".join(self.login.mechanisms))  # RFC 4954 4: only under TLS
         offers.append("HELP")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Recipient(NamedTuple):
-    """What became of one RCPT: the reply, and, where it accepts, the mailbox as `local@domain` and its inbox."""
+    """What became of one RCPT: the reply, and, where it accepts, the mailbox as `local@domain` and its inbox; without one it is
+    somebody's at another domain, whom the mail is sent on to."""
 
     reply: Reply
     mailbox: str = ""
@@ -35,6 +36,7 @@ class Parameters:
     ret: str = ""  # "FULL" or "HDRS"
     envid: str = ""  # as written, in xtext
     size: int = 0  # octets, by SIZE; 0 where it didn't say
+    requiretls: bool = False  # it goes on by TLS that holds, or not at all (RFC 8689)
 
 
 class Transaction(Protocol):
@@ -56,7 +58,7 @@ class Transaction(Protocol):
 
     @property
     def recipients(self) -> tuple[tuple[str, str], ...]:
-        """(mailbox, inbox) of each recipient that was accepted, each once."""
+        """(mailbox, inbox) of each recipient that was accepted, each once; inbox is "" where the mail is sent on."""
         ...
 
     @property

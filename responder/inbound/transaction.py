@@ -82,7 +82,12 @@ class Transactions(Commands):
         """Take the parameters of MAIL in, or say why not."""
         self.parameters, self.envelope.smtp_utf8 = PLAIN, False
         if given:
-            found = mail_parameters(given, self._shared.limits.message_size, login=self.profile.login is not None)
+            found = mail_parameters(
+                given,
+                self._shared.limits.message_size,
+                login=self.profile.login is not None,
+                secure=bool(self.tls) and not self.profile.lmtp,
+            )
             if isinstance(found, Reply):
                 return found
             self.parameters, self.envelope.smtp_utf8 = found
@@ -131,8 +136,10 @@ class Transactions(Commands):
         reply = found.reply
         if reply.accepted:
             self._junk -= 1
-            # A mailbox that is named twice, in whatever spelling, gets the mail once.
-            mailbox, _ = self._recipients.setdefault(parse(found.mailbox).key, (found.mailbox, found.inbox))
+            # A mailbox of ours that is named twice, in whatever spelling, gets the mail once; what another host makes of
+            # spellings we do not know (RFC 5321 2.4).
+            key = parse(found.mailbox).key if found.inbox else found.mailbox
+            mailbox, _ = self._recipients.setdefault(key, (found.mailbox, found.inbox))
             if wish is not NO_WISH:
                 self._wishes = self._wishes or {}
                 self._wishes.setdefault(mailbox, wish)  # what was said first counts

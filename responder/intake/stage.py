@@ -20,6 +20,7 @@ from responder.inbound.replies import Reply
 from responder.inbound.roles import Recipient, Transaction
 from responder.intake.checking import Checking, Passed
 from responder.intake.policy import Policy
+from responder.intake.relay import Relay, leaves, staying
 from responder.mail.automatic import count_received
 from responder.mail.binary import MIMEError, with_line_ends, without_binary
 from responder.mail.envelope import Path
@@ -27,8 +28,9 @@ from responder.mail.headers import Headers
 from responder.mail.thread import base_subject, message_id
 from responder.mail.trace import received
 from responder.observe import event
+from responder.sealing import Sealer, SealingError
 from responder.store.base import Store, StoreFullError, StoreUnavailableError
-from responder.store.records import NewMail
+from responder.store.records import NewMail, NewOutbound
 
 
 class Intake:
@@ -45,6 +47,7 @@ class Intake:
         authenticator: Authenticator | None = None,
         checks: Checking | None = None,
         policy: Policy | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self.hostname = hostname
         self.hops = hops
@@ -52,6 +55,8 @@ class Intake:
         self.authenticator = authenticator
         self.checks = checks
         self.policy = policy
+        self.relay = relay
+        self.sealer: Sealer | None = None  # signs what is sent on as one of our domains
         self._gatekeeper = gatekeeper
         self._store = store
         self._clock = clock
@@ -85,11 +90,16 @@ class Intake:
         address = path.address
         assert address is not None, "refused by the session"
         if address.domain and not self.router.serves(address.domain):
-            return _NOT_OURS
-        route = self.router.find(address)
-        if route is None:
-            return _UNKNOWN
-        found = Recipient(replies.RECIPIENT_OK, str(route.mailbox), route.inbox)
+            if self.relay is None:
+                return _NOT_OURS
+            found = self.relay.recipient(session, address)
+            if not found.reply.accepted:
+                return found
+        else:
+            route = self.router.find(address)
+            if route is None:
+                return _UNKNOWN
+            found = Recipient(replies.RECIPIENT_OK, str(route.mailbox), route.inbox)
         if self.checks is not None:
             checked = self.checks.recipient(session, found)
             if not isinstance(checked, Recipient):
@@ -134,14 +144,29 @@ class Intake:
             if isinstance(fitted, Reply):
                 return _refused(session, fitted)
             content = fitted
+        signer = identifier = ""
+        if leaves(session):
+            identifier = self._clock.new_id()
+            found = self._sent_on(session, content, identifier)
+            if isinstance(found, Reply):
+                return _refused(session, found)
+            content, headers, signer = found
+            del found
         passed: Passed | Reply
         if self.checks is None:
-            passed = Passed(content)
+            passed = Passed(content, id=identifier)
         else:
             verdicts = judgement.verdicts if judgement else None
-            passed = await self.checks.message(session, content, self._clock.new_id(), verdicts)
+            passed = await self.checks.message(session, content, identifier or self._clock.new_id(), verdicts)
         if isinstance(passed, Reply):
             return passed
+        if signer and self.sealer is not None:
+            try:
+                signature = await self.sealer.sign(passed.fields + passed.content, signer)
+            except SealingError as error:
+                event("not accepted", level=logging.ERROR, peer=session.peer, reason=str(error))
+                return replies.STORE_UNAVAILABLE
+            passed = passed._replace(fields=signature + passed.fields)
         mail = self._mail(session, headers, passed, judgement)
         size = len(passed.content)
         del content, passed, headers, judgement  # what waits for the store is the copy with our fields, and no other
@@ -164,7 +189,31 @@ class Intake:
                 message_id=mail.message_id or None,
                 from_=f"<{mail.reverse_path}>",
             )
+        for item in mail.relayed:
+            event(
+                "accepted",
+                id=item.id,
+                kind=item.kind,
+                to=item.recipient,
+                peer=session.peer,
+                user=session.user or None,
+                size=size,
+                message_id=mail.message_id or None,
+                from_=f"<{mail.reverse_path}>",
+            )
         return replies.queued(mail.id, size)
+
+    def _sent_on(self, session: Transaction, content: bytes, identifier: str) -> tuple[bytes, Headers, str] | Reply:
+        """A message that goes to other domains too: its octets, its fields, and which domain of ours signs it; or why not."""
+        headers = Headers.parse(content)  # anew: its line ends may have been mended since
+        refusal = replies.NOT_OUR_DOMAIN if self.relay is None else self.relay.refusal(session, headers)
+        if refusal is not None or self.relay is None:
+            return refusal or replies.NOT_OUR_DOMAIN
+        missing = self.relay.missing(headers, identifier)
+        if missing:
+            content = missing + content
+            headers = Headers.parse(content)
+        return content, headers, self.relay.signer(headers)
 
     def _fit(self, content: bytes) -> bytes | Reply:
         """What came with BODY=BINARYMIME, so that it can be read and passed on by all; or why it can't be. Takes its time."""
@@ -195,6 +244,13 @@ class Intake:
         )
         size = len(passed.content)
         notes = (judgement.note if judgement else "") + passed.note
+        ours = tuple([recipient for recipient in recipients if recipient[1]])
+        relayed: tuple[NewOutbound, ...] = ()
+        if len(ours) < len(recipients) and self.relay is not None:
+            relayed = self.relay.outbound(session, identifier, len(ours))
+            notes += f", user {session.user}" if session.user else ""
+        # What we found out about a sender of ours, their name among it, is nobody else's business.
+        fields = b"" if relayed or judgement is None else judgement.fields
         return NewMail(
             id=identifier,
             received_at=now,
@@ -202,13 +258,15 @@ class Intake:
             peer=session.peer,
             helo=helo,
             message_id=message_id(headers),
-            content=b"".join([trace, judgement.fields if judgement else b"", passed.fields, passed.content]),
-            recipients=recipients,
+            content=b"".join([trace, fields, passed.fields, passed.content]),
+            recipients=ours,
             note=f"from {helo} [{session.peer}] by {protocol}, {size} octets{notes}",
             authentication=judgement.verdicts.to_json() if judgement else "",
             ret=session.parameters.ret,
             envid=session.parameters.envid,
-            wishes=session.wishes,
+            wishes=staying(recipients, session.wishes) if relayed else session.wishes,
+            requiretls=session.parameters.requiretls,
+            relayed=relayed,
         )
 
 

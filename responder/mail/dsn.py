@@ -16,7 +16,9 @@ from responder.mail.address import Address
 from responder.mail.envelope import embed, from_xtext
 from responder.mail.headers import Headers, split_section
 from responder.mail.part import Part, multipart, text_part
+from responder.mail.replies import Reason
 from responder.mail.thread import fold_references, message_ids, reply_references
+from responder.mail.wording import MEANS
 from responder.mail.write import format_date, line_text, mailbox_field, plain_field, well_formed
 
 MAX_DIAGNOSTIC = 500
@@ -29,6 +31,7 @@ MAX_RETURNED = 262144
 """Octets of a mail that is sent back whole where its sender asks for that (RET=FULL); of a larger one the header section."""
 
 _FAILED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}", re.ASCII)  # RFC 3463 2; class 2 is no failure
+_DELAYED = re.compile(r"4\.\d{1,3}\.\d{1,3}", re.ASCII)
 _SUCCEEDED = re.compile(r"2\.\d{1,3}\.\d{1,3}", re.ASCII)
 _HOST = re.compile(r"[!-~]{1,255}")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
@@ -36,12 +39,12 @@ _FIELD_END = re.compile(rb"\n(?![ \t])")
 
 @dataclass(frozen=True, slots=True)
 class ReportedRecipient:
-    """One recipient, and what became of it (RFC 3464 2.3.3): "failed" is given up, "relayed" is in the hands of a host that won't
-    tell of it.
+    """One recipient, and what became of it (RFC 3464 2.3.3): "failed" is given up, "delayed" is tried on until `retry_until`
+    (unix seconds), "relayed" is in the hands of a host that won't tell of it.
 
     `orcpt` is what its sender called it (RFC 3461 4.2), "" where that is not known. `status` is the enhanced code
     (RFC 3463) or "", `diagnostic` what `remote_mta` said, or our own words where that is ""; `last_attempt` is in
-    unix seconds, None where there was none.
+    unix seconds, None where there was none. `reason` brings words that anybody understands.
     """
 
     address: Address
@@ -49,8 +52,10 @@ class ReportedRecipient:
     diagnostic: str = ""
     remote_mta: str = ""
     last_attempt: float | None = None
-    action: Literal["failed", "delivered", "relayed"] = "failed"
+    action: Literal["failed", "delayed", "delivered", "relayed"] = "failed"
     orcpt: str = ""
+    reason: Reason = Reason.UNKNOWN
+    retry_until: float | None = None
 
 
 def compose_dsn(
@@ -92,7 +97,7 @@ def compose_dsn(
         f"Date: {format_date(now)}\r\n",
         mailbox_field("From", "Mail Delivery System", postmaster),
         mailbox_field("To", "", to),
-        f"Subject: {'Undelivered mail returned to sender' if failed else 'Your mail has arrived'}\r\n",
+        f"Subject: {_SUBJECTS[_gravest(recipients)]}\r\n",
         f"Message-ID: {message_id}\r\n",
         f"In-Reply-To: {in_reply_to}\r\n" if in_reply_to else "",
         fold_references(references),
@@ -104,11 +109,24 @@ def compose_dsn(
     return "".join(fields).encode() + b"\r\n" + report.body
 
 
+_SUBJECTS = {
+    "failed": "Undelivered mail returned to sender",
+    "delayed": "Delayed mail (still being tried)",
+    "relayed": "Your mail has arrived",
+    "delivered": "Your mail has arrived",
+}
 _BECAME = {
     "failed": "was not delivered to:",
+    "delayed": "could not be delivered yet to:",
     "delivered": "was delivered to:",
     "relayed": "was passed on, to a host that will not say what becomes of it, for:",
 }
+
+
+def _gravest(recipients: Sequence[ReportedRecipient]) -> str:
+    """What the report is about, where its recipients fared differently."""
+    actions = {recipient.action for recipient in recipients}
+    return next(action for action in _SUBJECTS if action in actions)
 
 
 def _words(reporting_mta: str, recipients: Sequence[ReportedRecipient], arrival: float, *, whole: bool) -> str:
@@ -118,17 +136,28 @@ def _words(reporting_mta: str, recipients: Sequence[ReportedRecipient], arrival:
         those = [recipient for recipient in recipients if recipient.action == action]
         if those:
             blocks.append(_fill(f"The message that came in on {format_date(arrival)} {became}", ""))
-        for recipient in those:
-            reason = line_text(recipient.diagnostic, MAX_DIAGNOSTIC)
-            if action == "failed":
-                reason = reason or "no reason was given"
-            if reason and (host := _host(recipient.remote_mta)):
-                reason = f"the host {host} said: {reason}"
-            block = f"  <{line_text(str(recipient.address), 320)}>"
-            blocks.append(f"{block}\n{_fill(reason, '    ')}" if reason else block)
-    again = "It will not be tried again. " if any(recipient.action == "failed" for recipient in recipients) else ""
+        blocks += ["\n".join([f"  <{line_text(str(one.address), 320)}>", *_why(one)]) for one in those]
+    gravest = _gravest(recipients)
+    until = max((recipient.retry_until or 0.0 for recipient in recipients), default=0.0)
+    again = ""
+    if gravest == "failed":
+        again = "It will not be tried again. "
+    elif gravest == "delayed":
+        again = f"It is tried on{f' until {format_date(until)}' if until else ''}. You need not send it again. "
     blocks.append(f"{again}{'The message' if whole else 'The header of the message'} follows.")
     return "\n\n".join(blocks) + "\n"
+
+
+def _why(recipient: ReportedRecipient) -> list[str]:
+    """What it means, and what the host said, as filled paragraphs."""
+    trouble = recipient.action in ("failed", "delayed")
+    said = line_text(recipient.diagnostic, MAX_DIAGNOSTIC)
+    means = MEANS[recipient.reason] if trouble else ""
+    if trouble and not means:
+        said = said or "no reason was given"
+    if said and (host := _host(recipient.remote_mta)):
+        said = f"the host {host} said: {said}"
+    return [_fill(text, "    ") for text in (means, said) if text]
 
 
 def _status_part(reporting_mta: str, recipients: Sequence[ReportedRecipient], arrival: float, envid: str) -> Part:
@@ -152,6 +181,8 @@ def _status_part(reporting_mta: str, recipients: Sequence[ReportedRecipient], ar
             lines.append(plain_field("Diagnostic-Code", f"{'smtp' if host else 'x-responder'}; {diagnostic}"))
         if recipient.last_attempt is not None:
             lines.append(f"Last-Attempt-Date: {format_date(recipient.last_attempt)}\r\n")
+        if recipient.action == "delayed" and recipient.retry_until is not None:  # RFC 3464 2.3.8
+            lines.append(f"Will-Retry-Until: {format_date(recipient.retry_until)}\r\n")
     fields = "Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 7bit\r\n"
     return Part(fields, "".join(lines).encode("ascii"))
 
@@ -167,6 +198,8 @@ def _final_recipient(address: Address) -> str:
 def _status(recipient: ReportedRecipient) -> str:
     if recipient.action == "failed":
         return recipient.status if _FAILED.fullmatch(recipient.status) else "5.0.0"
+    if recipient.action == "delayed":
+        return recipient.status if _DELAYED.fullmatch(recipient.status) else "4.0.0"
     return recipient.status if _SUCCEEDED.fullmatch(recipient.status) else "2.0.0"
 
 

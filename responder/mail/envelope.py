@@ -56,6 +56,11 @@ class Wish(NamedTuple):
         """Whether a failure is to be told: where nothing was said, it is (RFC 3461 4.1)."""
         return not self.notify or "FAILURE" in self.notify
 
+    @property
+    def delay(self) -> bool:
+        """Whether a delay may be told: where nothing was said, that is ours to choose (RFC 3461 4.1)."""
+        return not self.notify or "DELAY" in self.notify
+
 
 NO_WISH = Wish()
 

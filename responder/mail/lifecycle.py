@@ -49,6 +49,8 @@ class Event(StrEnum):
     DELIVER = "deliver"  # the remote host took it
     BOUNCE = "bounce"  # given up, and the DSN for its sender is stored
     HOLD = "hold"  # an operator keeps it back
+    EXPIRE = "expire"  # an operator wants no more than one last attempt
+    RETURN = "return"  # the remote host took it, and sent it back later
 
 
 class IllegalTransitionError(Exception):
@@ -88,6 +90,10 @@ OUTBOUND: Final[Machine] = {
     (State.DEFERRED, Event.RETRY): State.QUEUED,
     (State.BOUNCED, Event.RETRY): State.QUEUED,
     (State.FAILED, Event.RETRY): State.QUEUED,
+    (State.QUEUED, Event.EXPIRE): State.QUEUED,
+    (State.DEFERRED, Event.EXPIRE): State.QUEUED,
+    (State.HELD, Event.EXPIRE): State.QUEUED,
+    (State.DELIVERED, Event.RETURN): State.BOUNCED,
     (State.QUEUED, Event.DROP): State.DROPPED,
     (State.DEFERRED, Event.DROP): State.DROPPED,
     (State.HELD, Event.DROP): State.DROPPED,

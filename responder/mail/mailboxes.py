@@ -11,11 +11,19 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from responder.mail.address import Address, AddressError, parse
+from responder.mail.address import MAX_ADDRESS_FIELD, Address, AddressError, domain_to_ascii, from_header, parse
+from responder.mail.headers import Headers
 
 MAX_ENTRIES: Final = 256
 """Mailboxes, names and ends of groups of one field that are looked at, as Pigeonhole does: more are a list in disguise."""
 
+MAX_AUTHORS: Final = 64
+"""Domains of authors, and From fields, that are looked at: more is nobody's honest mail."""
+
+_QUOTED = re.compile(
+    r'"(?:[^"\\]|\\.)*("?)\\?', re.DOTALL
+)  # one that nothing closes goes to the end: no search begins twice
+_DOMAIN = re.compile(r"@\s*([^\s,;:<>()\"@]*)")
 _TOKEN = re.compile(
     r"""[ \t]+ | "(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[ -~])*" | [A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+ | [.,:;<>@(]""",
     re.VERBOSE,
@@ -54,6 +62,27 @@ def mailboxes(value: str) -> Iterator[Address]:
             return
         if found is not None:
             yield found
+
+
+def authors(headers: Headers) -> list[str]:
+    """The domains of all that any reader may take for an author, each once; [] where somebody might see one that we do not."""
+    if headers.cut or not headers.count("from"):
+        return []
+    found: dict[str, None] = {}
+    for value in headers.all("from")[: MAX_AUTHORS + 1]:
+        if len(value) > MAX_ADDRESS_FIELD:
+            return []
+        named = [address.domain for _, address in from_header(value)]
+        named += [address.domain for address in mailboxes(value)]
+        try:
+            # What stands behind any @ outside of quotes: programs differ in what they make of a broken field.
+            named += [domain_to_ascii(text.rstrip(".")) for text in _DOMAIN.findall(_QUOTED.sub("", value))]
+        except AddressError:
+            return []
+        if not named or not all(_QUOTED.findall(value)):
+            return []
+        found.update(dict.fromkeys(named))
+    return list(found) if len(found) <= MAX_AUTHORS else []
 
 
 def _mailbox(tokens: Iterator[str], words: list[str], end: str) -> tuple[Address | None, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from responder.mail.address import AddressError, parse
-from responder.mail.headers import Headers, decode_text
+from responder.mail.headers import Headers, decode_text, split_section
 from responder.mail.message import Message
 
 Action = Literal["failed", "delayed", "delivered", "relayed", "expanded", "unknown"]
@@ -104,6 +104,43 @@ def bounce_of(content: bytes, recipient: str) -> tuple[bool, str, str] | None:
         for report in own:
             if report.action == action:
                 return action == "failed", report.status, report.text
+    return None
+
+
+def names(content: bytes, recipient: str) -> bool:
+    """Whether a report names that recipient, as the reporting host knows it or as it was given to it."""
+    key = _key(recipient)
+    if any(key in (_key(report.recipient), _key(report.original)) for report in parse_report(content)):
+        return True
+    fields = _feedback(content)
+    return fields is not None and any(_key(_bare(value)) == key for value in fields.all("Original-Rcpt-To"))
+
+
+def shows(content: bytes, mark: str) -> bool:
+    """Whether what a report brings along, its own header aside, holds a text of what was sent."""
+    message = Message(content[:MAX_MAIL])
+    wanted = mark.casefold().encode()
+    own = message.raw[len(split_section(message.raw)) :]
+    if wanted in own.lower():
+        return True
+    return any(wanted in part.data[:MAX_MAIL].lower() for part in message.attachments)  # base64, quoted-printable
+
+
+def complaint_of(content: bytes) -> str:
+    """What kind of complaint a feedback report (RFC 5965) brings: "abuse", "fraud" ...; "" for any other mail."""
+    fields = _feedback(content)
+    if fields is None:
+        return ""
+    kind = _line(fields.get("Feedback-Type")).casefold()[:40]
+    return "" if kind == "not-spam" else kind or "abuse"
+
+
+def _feedback(content: bytes) -> Headers | None:
+    """The fields of a feedback report."""
+    for part in Message(content[:MAX_MAIL]).attachments:
+        if part.content_type == "message/feedback-report":
+            text = part.data[:MAX_MAIL].replace(b"\r\n", b"\n").strip(b"\n")
+            return Headers.parse(text + b"\n\n")
     return None
 
 

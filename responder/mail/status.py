@@ -8,7 +8,7 @@ A failure has a scope, and the scope decides who is tried next:
 - DOMAIN: no host can help.
 
 A permanent RECIPIENT, MESSAGE or DOMAIN failure is the final word. Anything transient is tried at the next host, then later.
-A HOST failure is permanent only where no host left a hope (`verdict`).
+A HOST failure is permanent only where no host left a hope (`verdict`). Its reason (`replies`) is found when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from enum import Enum, StrEnum
 from typing import Final
 
 from responder.mail.headers import clean
+from responder.mail.replies import BLAMES_RECIPIENT, BLAMES_US, SOFT, THROTTLES, Reason, by_status, classify
 
 MAX_TEXT = 500
 """Characters of a reply that are kept: history and DSN show them, and a remote host must not fill the store."""
@@ -55,6 +56,8 @@ class Verb(StrEnum):
     RCPT = "RCPT"
     DATA = "DATA"
     DOT = "."
+    RSET = "RSET"
+    QUIT = "QUIT"
 
 
 _SCOPE: Final = {
@@ -106,6 +109,29 @@ class Failure:
         """Whether no other host could say better."""
         return self.outcome is Outcome.PERMANENT and self.scope is not Scope.HOST
 
+    @property
+    def reason(self) -> Reason:
+        """What it is about. Our own words are not read as a host's would be: their code says it all."""
+        if not self.code:
+            return by_status(self.enhanced) or Reason.TROUBLE
+        return classify(self.code, self.enhanced, self.text)
+
+    @property
+    def throttles(self) -> bool:
+        """Whether the destination wants less of us. Who greylists wants the same again, later."""
+        reason = self.reason
+        return reason in THROTTLES or (self.code == 421 and reason is not Reason.GREYLISTED)
+
+    @property
+    def blames_recipient(self) -> bool:
+        """Whether every further mail to this mailbox would come to the same: a permanent word on this recipient alone."""
+        return self.final and self.scope is Scope.RECIPIENT and bool(self.code) and self.reason in BLAMES_RECIPIENT
+
+    @property
+    def blames_us(self) -> bool:
+        """Whether it is our address, name or mail that the host doesn't like, rather than the recipient."""
+        return bool(self.code) and self.reason in BLAMES_US
+
 
 class Trouble(Enum):
     """A failure that no remote host worded: its scope, its RFC 3463 code, and the text where there is nothing better."""
@@ -119,6 +145,7 @@ class Trouble(Enum):
     NO_ADDRESS = Scope.HOST, "5.4.4", "host has no address"
     BOGUS_ADDRESS = Scope.HOST, "5.4.4", "host has no address on the public Internet"
     INSECURE = Scope.HOST, "4.7.5", "host has not the TLS that is asked of it"  # RFC 8461 5, RFC 7672 2.2
+    NO_REQUIRETLS = Scope.HOST, "5.7.30", "host does not support REQUIRETLS"  # RFC 8689 5
     LOOP = Scope.DOMAIN, "5.4.6", "mail for this domain loops back to this host"
     NO_DOMAIN = Scope.DOMAIN, "5.1.2", "domain not found"
     NULL_MX = Scope.DOMAIN, "5.1.10", "domain does not accept mail"  # RFC 7505 4.2
@@ -161,11 +188,15 @@ def judge(verb: Verb, reply: RemoteReply, *, accepted: int = 0) -> Failure | Non
         # 554 here is mostly a block list's or an overload's word about us, not about the mail: Postfix moves on to the next
         # host and then defers (smtp_skip_5xx_greeting). 521 alone says that the host never accepts mail (RFC 7504 3).
         return soften(failure)
-    if verb is Verb.RCPT and code == 552 and accepted and reply.enhanced in ("5.0.0", "5.5.3"):
+    if verb is Verb.RCPT and accepted and code // 100 == 5:
         # RFC 5321 4.5.3.1.10: an old host's "too many recipients"; with 5.2.2 it is this mailbox that is full
-        return replace(failure, outcome=Outcome.TRANSIENT, enhanced="4.5.3")
+        old = code == 552 and reply.enhanced in ("5.0.0", "5.5.3") and failure.reason is not Reason.TOO_LARGE
+        if old or failure.reason is Reason.TOO_MANY_RECIPIENTS:
+            return replace(failure, outcome=Outcome.TRANSIENT, enhanced="4.5.3")
     if verb is Verb.MAIL and code == 530:  # RFC 3207 4, RFC 4954 6: the host wants TLS or a login first
         return replace(failure, scope=Scope.HOST)
+    if failure.outcome is Outcome.PERMANENT and failure.reason in SOFT:
+        return soften(failure)  # some say 550 or 554 for "not now": greylisting and rates pass, whatever the digit
     return failure
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from responder.mail.envelope import NO_WISH, Wish
+from responder.mail.replies import Reason
 from responder.mail.status import Failure, Outcome, RemoteReply, Scope
 
 
@@ -25,6 +26,7 @@ class Envelope:
     ret: str = ""
     envid: str = ""
     requiretls: bool = False  # no hop without TLS that holds (RFC 8689)
+    tls_optional: bool = False  # better in plain text than not at all, whatever the destination asks for (RFC 8689 3)
     domain: str = ""  # whose mail it is: chooses the source address; "" is the reverse-path's domain
 
 
@@ -44,6 +46,7 @@ class RecipientResult:
     tls_failure: str = ""  # why there is no TLS although the host offers it
     after_dot: bool = False  # the mail was handed over whole and no reply came: it may have arrived
     tells: bool = False  # the host offers DSN and was told what the sender asks for: from here on that is its business
+    pause: float = 0.0  # seconds for which nobody need ask this destination again: all of its hosts are dead
 
     @classmethod
     def success(cls, recipient: str, reply: RemoteReply) -> RecipientResult:
@@ -71,6 +74,11 @@ class RecipientResult:
         if self.outcome is Outcome.SUCCESS:
             raise ValueError("a success is no failure")
         return Failure(self.scope, self.outcome, self.enhanced, self.code, self.text, self.after_dot)
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it has not been taken; None for a success."""
+        return None if self.outcome is Outcome.SUCCESS else self.failure.reason
 
 
 class Transport(Protocol):

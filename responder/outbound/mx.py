@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import chain, groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 from responder.clock import Clock
 from responder.dns import NoData, NotFound, Resolver, TemporaryError
@@ -24,25 +25,35 @@ class Host:
     preference: int = 0
 
 
+class Found(NamedTuple):
+    """The hosts of a domain, in the order they are to be tried, and whether DNSSEC vouches for them (RFC 7672 2.2.1)."""
+
+    hosts: list[Host]
+    secure: bool = False
+
+
 async def find_hosts(
     domain: str, resolver: Resolver, clock: Clock, *, own_names: AbstractSet[str] = frozenset(), limit: int = MAX_HOSTS
-) -> list[Host]:
-    """The first `limit` hosts by preference, those of one preference in random order; never empty.
+) -> Found:
+    """The first `limit` hosts by preference, those of one preference in random order; never none.
 
     `own_names` are the names (lower case) that this server goes by. Raises `FailureError`: 5.1.2 no such domain, 5.1.10
     null MX, 5.4.6 mail would come back to us, 4.4.3 the name servers can't say.
     """
     if domain.startswith("["):
         literal_address(domain)
-        return [Host(domain)]
+        return Found([Host(domain)])
     try:
-        records = await resolver.mx(domain)
+        records, secure = await resolver.mx_secure(domain)
     except NotFound as error:
         raise FailureError(Trouble.NO_DOMAIN.failure(str(error))) from None
     except TemporaryError as error:
         raise FailureError(Trouble.DNS_FAILED.failure(str(error))) from None
-    except NoData:
-        records = [(0, domain)]  # RFC 5321 5.1: the implicit MX, only where there is no MX record at all
+    except NoData as error:
+        records, secure = (
+            [(0, domain)],
+            error.secure,
+        )  # RFC 5321 5.1: the implicit MX, only where there is no MX record at all
 
     best: dict[str, int] = {}
     for preference, name in records:
@@ -59,7 +70,7 @@ async def find_hosts(
         raise FailureError(Trouble.LOOP.failure())
     hosts.sort(key=attrgetter("preference"))
     equals = [clock.shuffle(list(group)) for _, group in groupby(hosts, attrgetter("preference"))]
-    return list(chain.from_iterable(equals))[:limit]
+    return Found(list(chain.from_iterable(equals))[:limit], secure)
 
 
 async def host_addresses(host: str, resolver: Resolver) -> list[str]:

@@ -13,10 +13,22 @@ from typing import NamedTuple
 
 from responder.clock import Clock
 from responder.outbound.session import ClientSession
+from responder.outbound.sources import Source
+from responder.outbound.tls.security import OPPORTUNISTIC, Security
 
-Key = tuple[str, int, bool]
-"""Host name, port, and whether the operator named that host: only then may its address be a private one, so a connection that
-was made under that permission must never serve a host which a stranger's MX record names."""
+
+class Key(NamedTuple):
+    """What must be the same for a connection to serve the next mail too."""
+
+    host: str
+    port: int
+    named: bool
+    """Whether the operator named that host: only then may its address be a private one, so a connection that was made under that
+    permission must never serve a host which a stranger's MX record names."""
+    source: Source
+    """Where it comes from: another domain's mail has its own address and name."""
+    security: Security = OPPORTUNISTIC
+    """What was asked of it: a connection that was good enough for one mail may not be for another."""
 
 
 class _Idle(NamedTuple):

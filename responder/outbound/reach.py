@@ -93,12 +93,12 @@ def _is_own(ip: IPv4Address | IPv6Address, port: int, own: AbstractSet[tuple[str
         listening = ip_address(text or "::")
         if ip == listening or ip in _embedded(listening):
             return True
-        if listening.is_unspecified and _is_local(ip):
+        if listening.is_unspecified and is_local(ip):
             return True
     return False
 
 
-def _is_local(ip: IPv4Address | IPv6Address) -> bool:
+def is_local(ip: IPv4Address | IPv6Address) -> bool:
     """Whether the address is one of this machine's: only those can be bound. Sends nothing."""
     with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:

@@ -1,4 +1,4 @@
-"""What a transaction puts on the wire: addresses, parameters of MAIL, and the content with its dots. Pure."""
+"""What a transaction puts on the wire: addresses, parameters of MAIL, and the content with its dots or as a chunk. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from responder.mail.address import parse
-from responder.mail.status import FailureError, Trouble
+from responder.mail.status import Failure, FailureError, RemoteReply, Trouble
 from responder.outbound.base import Envelope
 
 BLOCK: Final = 1 << 16
@@ -22,6 +22,33 @@ def mailbox(text: str) -> str:
     found = str(parse(text))
     found.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
     return found
+
+
+def addresses(
+    envelope: Envelope, offered: Mapping[str, str], ends: dict[int, Failure | RemoteReply]
+) -> tuple[str, dict[int, str]]:
+    """The sender's and the recipients' mailboxes. Recipients that this host can't take get their end. Raises `FailureError`."""
+    utf8 = "smtputf8" in offered
+    sender = ""
+    if envelope.reverse_path:
+        try:
+            sender = mailbox(envelope.reverse_path)
+        except ValueError:
+            raise FailureError(Trouble.BAD_SENDER.failure()) from None
+    if not utf8 and (envelope.smtputf8 or not sender.isascii()):
+        raise FailureError(Trouble.NEEDS_SMTPUTF8.failure())
+    mailboxes = {}
+    for n, recipient in enumerate(envelope.recipients):
+        try:
+            address = mailbox(recipient)
+        except ValueError:
+            ends[n] = Trouble.BAD_ADDRESS.failure()
+        else:
+            if utf8 or address.isascii():
+                mailboxes[n] = address
+            else:
+                ends[n] = Trouble.NEEDS_SMTPUTF8.failure()
+    return sender, mailboxes
 
 
 def parameters(envelope: Envelope, addresses: Iterable[str], size: int, offered: Mapping[str, str]) -> list[str]:
@@ -42,6 +69,8 @@ def parameters(envelope: Envelope, addresses: Iterable[str], size: int, offered:
         )  # where it is not offered the octets go as they are: a refusal would lose the mail
     if utf8:
         found.append("SMTPUTF8")
+    if envelope.requiretls:
+        found.append("REQUIRETLS")  # RFC 8689 2; whether the host offers it was seen when the session began
     if "dsn" in offered:
         found += [f"{name}={value}" for name, value in (("RET", envelope.ret), ("ENVID", envelope.envid)) if value]
     return found
@@ -75,3 +104,13 @@ def blocks(content: bytes) -> Iterator[tuple[bytes, bool]]:
     for start in range(0, last, BLOCK):
         yield stuffed[start : start + BLOCK], False
     yield stuffed[last:] + b".\r\n", True
+
+
+def chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """The same as one chunk, the last (RFC 3030 2): its length first, so that nothing within can end it."""
+    head = b"BDAT %d LAST\r\n" % len(content)
+    last = max(len(content) - 1, 0) // BLOCK * BLOCK
+    for start in range(0, last, BLOCK):
+        yield head + content[start : start + BLOCK], False
+        head = b""
+    yield head + content[last:], True

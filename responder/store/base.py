@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from responder.mail.lifecycle import Event, State
 from responder.store.records import (
     Account,
+    DestinationView,
     InboundItem,
     ItemView,
     Memory,
     NewMail,
+    NewOutbound,
+    Note,
     OutboundItem,
+    Pacing,
+    Parcel,
     Settlement,
     Window,
 )
+from responder.store.returns import Selection, Sent, Suppression
 
 
 class StoreError(Exception):
@@ -58,7 +64,14 @@ class Store(Protocol):
         ...
 
     async def accept(self, mail: NewMail) -> None:
-        """Take responsibility for a mail: durable on return."""
+        """Take responsibility for a mail, and for what of it is sent on: durable on return."""
+        ...
+
+    async def enqueue(
+        self, messages: Sequence[NewOutbound], contents: Sequence[tuple[str, bytes]], memory: Memory | None = None
+    ) -> bool:
+        """Queue messages that no item brings about, with their contents and, in the same transaction, what is remembered of it.
+        False: what `memory` has seen was changed, and nothing was stored."""
         ...
 
     async def beat(self, token: str, lease: float) -> bool:
@@ -89,11 +102,13 @@ class Store(Protocol):
         """
         ...
 
-    async def claim_outbound(
-        self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
-    ) -> tuple[list[OutboundItem], float | None]:
-        """The same for what leaves. No domain gets more than `per_domain` at a time, what this worker is `sending` already
-        counted in: a slow domain with a long queue must not keep the others waiting."""
+    async def claim_outbound(self, token: str, limit: int, pacing: Pacing) -> tuple[list[Parcel], float | None]:
+        """Up to `limit` parcels of what is due to leave, each item charged an attempt; and when there may be more to claim.
+
+        All workers together keep to `pacing`; nothing is claimed for a place that rests or has no room, and what waits for such
+        keeps nobody else waiting. Answers come before lists and reports, first attempts before further ones, and the inboxes
+        take turns. Past `limit`, parcels may come along whose senders are only to be told (`Parcel.late`).
+        """
         ...
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
@@ -101,7 +116,18 @@ class Store(Protocol):
         ...
 
     async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
-        """The same for what leaves."""
+        """The same for one item that leaves."""
+        ...
+
+    async def settle_parcel(
+        self, ends: Sequence[tuple[OutboundItem, Settlement]], note: Note | None = None
+    ) -> tuple[list[tuple[State, str] | None], float]:
+        """The same for all items of a parcel in one go, with what is learned of its place; and until when (Unix seconds) that
+        rests because of it, 0.0 where it doesn't. `Event.YIELD` gives the attempt back."""
+        ...
+
+    async def destinations(self, limit: int = 1000) -> list[DestinationView]:
+        """The places that have a backlog, rest or are throttled, the longest backlog first."""
         ...
 
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
@@ -120,8 +146,20 @@ class Store(Protocol):
         """Store values at once. False: what `what` has seen was changed, and nothing was stored."""
         ...
 
-    async def sent(self, item_id: str) -> tuple[str, str] | None:
-        """(inbox, recipient) of an outbound item of kind "list", None where there is none (any more)."""
+    async def sent(self, item_id: str) -> Sent | None:
+        """What has left (or is to leave) under that id; None where there is nothing (any more)."""
+        ...
+
+    async def suppress(self, entry: Suppression) -> None:
+        """Write to that mailbox no more."""
+        ...
+
+    async def unsuppress(self, address: str, inbox: str | None) -> int:
+        """Lift the suppressions of a mailbox (its `Address.key`), of one inbox or of all (None). How many there were."""
+        ...
+
+    async def suppressions(self, inbox: str | None = None, limit: int = 1000) -> list[Suppression]:
+        """Who is not written to now, by address."""
         ...
 
     async def content(self, content_id: str) -> bytes:
@@ -136,8 +174,24 @@ class Store(Protocol):
         """An operator's hand. Raises `KeyError` (no such item) and `IllegalTransitionError`."""
         ...
 
-    async def items(self, states: Collection[State] = (), limit: int = 1000) -> list[ItemView]:
-        """Items in these states (none given: all that are not in a final state, and the failed ones), oldest first."""
+    async def act_on(self, selection: Selection, event: Event, reason: str) -> dict[State, int]:
+        """The same for all that are selected and may take that step, those that a worker has left out: how many came to which
+        state. One transaction for every thousand: others' work goes in between, and what dies meanwhile has done a part."""
+        ...
+
+    async def count(self, selection: Selection, event: Event) -> dict[str, int]:
+        """How many `act_on` would step, by state."""
+        ...
+
+    async def items(
+        self, states: Collection[State] = (), limit: int = 1000, selection: Selection | None = None
+    ) -> list[ItemView]:
+        """Items in these states (none given: all that are not in a final state, and the failed ones), oldest first; with
+        `selection`, those of its domain, inbox and kind."""
+        ...
+
+    async def crowds(self, column: Literal["domain", "inbox"], limit: int = 20) -> list[tuple[str, str, int]]:
+        """(name, state, number) of what waits to leave or has failed, for the domains or inboxes that have the most of it."""
         ...
 
     async def stats(self) -> dict[str, dict[str, int]]:

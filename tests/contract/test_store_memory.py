@@ -186,7 +186,9 @@ async def test_route_and_head_are_those_that_were_stored(store: Store, clock: Ma
     await store.settle_inbound(item, replace(settlement, outbound=(message,)))
     [leaving] = await claim_out(store)
     assert (leaving.route, leaving.head) == ("mail.example:2525", "List-Unsubscribe: <x:y>\r\n")
-    assert await store.sent(leaving.id) == ("echo", "a@example.org")
+    sent = await store.sent(leaving.id)
+    assert sent is not None and (sent.kind, sent.inbox, sent.recipient) == ("list", "echo", "a@example.org")
+    assert (sent.state, sent.head) == ("SENDING", leaving.head)
     assert await store.sent("nothing") is None
 
 

@@ -200,7 +200,7 @@ def test_target_refuses_a_bounce_then_no_dsn_leaves(world: World) -> None:
         ("forward", "FAILED", ""),
     ]
     [row] = [item for item in queue(world.server, "list") if item["id"] == items[1]["id"]]
-    assert row["state"] == "FAILED" and row["reason"].startswith("550 5.1.1 ")
+    assert row["state"] == "FAILED" and row["reason"].startswith("[no-such-user] 550 5.1.1 ")
     assert world.mailbox("mailer-daemon@sender.example") == []
 
 

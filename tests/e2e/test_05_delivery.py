@@ -160,7 +160,7 @@ def test_host_without_ehlo_is_greeted_with_helo(world: World) -> None:
 def test_domain_that_no_host_can_help_fails_at_once(world: World, domain: str, code: str) -> None:
     item = answer_of(world.server, world.ask(domain))
     assert (item["state"], item["attempts"]) == ("FAILED", 1), item
-    assert item["reason"].startswith(code), item
+    assert item["reason"].partition("] ")[2].startswith(code), item
     assert world.taken(domain) == []
 
 
@@ -172,7 +172,7 @@ def test_trouble_that_may_pass_defers(world: World, domain: str, code: str) -> N
         return [item for item in queue(world.server, "list", "--state=DEFERRED") if item["recipient"] == f"me@{domain}"]
 
     [item] = until(deferred, 30, lambda: f"{mail_id}: {queue(world.server, 'list')}")
-    assert item["reason"].startswith(code), item
+    assert item["reason"].partition("] ")[2].startswith(code), item
     assert item["attempts"] == 1
     assert 30 < item["due_at"] - item["created_at"] < 90  # the schedule's first pause is a minute, with jitter
     assert world.taken(domain) == []
@@ -186,7 +186,7 @@ def test_private_addresses_are_refused_unless_allowed(tmp_path: Path, world: Wor
         config = configuration(delivery=transport(port, dns, allow_private_addresses=False))
         with running(tmp_path, config) as server:
             item = answer_of(server, ask(server, "me@preferred.example"))
-        assert item["state"] == "FAILED" and item["reason"].startswith("5.4.4"), item
+        assert item["state"] == "FAILED" and item["reason"].partition("] ")[2].startswith("5.4.4"), item
         assert "loopback" in item["reason"]
         assert (world.sinks["first"].connections, world.sinks["second"].connections) == before
 

@@ -64,6 +64,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"listen": [{"address": "systemd:a"}, {"address": "systemd:a"}]}, "listen[1].address", "listened on twice"
     ),
     "TLS": ({"tls": {"certificate": "c.pem", "key": "k.pem"}}, "tls.certificate", "no such file"),
+    "authorities": ({"tls_policy": {"authorities": "ca.pem"}}, "tls_policy.authorities", "no such file"),
+    "authorities of nobody": (
+        {"tls_policy": {"authorities": "responder.toml"}}, "tls_policy.authorities", "holds no certificate"
+    ),
     "store below a file": ({"store": "sqlite:responder.toml/x.db"}, "store", "x.db: there is a file where a folder is wanted"),
     "store is a folder": ({"store": "sqlite:folder"}, "store", "folder: "),
     "socket in a missing folder": ({"listen": [{"address": "unix:no/s"}]}, r"listen", "no"),

@@ -151,7 +151,7 @@ def test_upstream_refuses_a_bounce_then_the_operator_alone_is_told(world: World)
     items = world.send("", "gone-too@test.example", MAIL)
     assert [(item["kind"], item["state"]) for item in items] == [("*", "ANSWERED"), ("proxy", "FAILED")]
     [row] = [item for item in queue(world.server, "list") if item["id"] == items[1]["id"]]
-    assert row["reason"].startswith("550 5.1.1 ")
+    assert row["reason"].startswith("[no-such-user] 550 5.1.1 ")
 
 
 def test_each_recipient_is_handed_over_alone(world: World) -> None:

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.authentication import Authenticator, Judgement, examine
-from responder.authentication.body import BodyHash
 from responder.authentication.questions import EACH_TURN, Turns
 from responder.authentication.spf import check
 from responder.clock import SystemClock
@@ -28,6 +27,7 @@ from responder.dns import NotFound, Resolver
 from responder.mail.address import from_header
 from responder.mail.automatic import _addresses
 from responder.mail.binary import with_line_ends
+from responder.mail.bodyhash import BodyHash
 from responder.mail.headers import Headers
 from tests.support.dns_server import DNSServer
 from tests.support.signing import FIELDS, record, rsa_key, seal, sign

@@ -45,6 +45,15 @@ def test_check_when_good_then_it_says_what_would_run(operator: Operator) -> None
     assert told["notices"] == []
 
 
+def test_check_when_asked_for_dns_then_what_does_not_fit_is_remarked(operator: Operator) -> None:
+    delivery = {"transport": "mx", "nameservers": ["127.0.0.1:1"], "source_address": "192.0.2.1"}
+    operator.write(configuration(delivery=delivery))
+    assert "no address of this machine" not in operator("check").out
+    result = operator("check", "--dns")
+    assert result.status == 0
+    assert "notice: delivery.source_address: 192.0.2.1 is no address of this machine" in result.out
+
+
 def test_check_when_something_is_doubtful_then_it_is_remarked(operator: Operator) -> None:
     operator.write(configuration(inboxes={}))
     result = operator("check")
@@ -219,9 +228,12 @@ def test_version_when_asked_then_one_line(operator: Operator) -> None:
 
 
 VERBS = ["serve", "check", "plugins", "new", "new plugin", "new check", "password", "try", "queue", "explain"] + [
-    f"queue {what}" for what in ("list", "show", "retry", "hold", "release", "drop", "stats")
+    f"queue {what}" for what in ("list", "show", "retry", "hold", "release", "drop", "expire", "stats")
 ]
 VERBS += ["dialect", *(f"dialect {what}" for what in ("list", "show", "check", "schema", "generate"))]
+VERBS += ["suppress", *(f"suppress {what}" for what in ("list", "add", "remove"))]
+VERBS += ["send", "verify"]
+VERBS += ["dkim", *(f"dkim {what}" for what in ("new", "rotate", "activate", "records", "check", "list", "remove"))]
 
 
 def test_verbs_when_counted_then_no_other_is_there() -> None:

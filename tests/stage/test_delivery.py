@@ -58,7 +58,7 @@ async def test_transient_failure_is_tried_again_by_schedule(tmp_path: Path) -> N
         [item] = await queue(it, "a@far.example")
         for pause in (60, 300, 300):
             assert await it.turn() == [item]
-            assert await it.end(item) == (State.DEFERRED, "451 4.3.0 later (mx.far.example [192.0.2.25])")
+            assert await it.end(item) == (State.DEFERRED, "[trouble] 451 4.3.0 later (mx.far.example [192.0.2.25])")
             it.clock.advance(pause - 1)
             assert await it.turn() == []
             it.clock.advance(1)
@@ -84,7 +84,7 @@ async def test_answer_that_is_refused_fails_and_nobody_is_told(tmp_path: Path) -
     async with post(tmp_path, CONFIG, lambda _: NEVER) as it:
         [item] = await queue(it, "a@far.example")
         await it.turn()
-        assert await it.end(item) == (State.FAILED, "550 5.1.1 nobody here (mx.far.example [192.0.2.25])")
+        assert await it.end(item) == (State.FAILED, "[no-such-user] 550 5.1.1 nobody here (mx.far.example [192.0.2.25])")
         it.clock.advance(100_000)
         assert await it.turn() == []
 
@@ -159,7 +159,7 @@ async def test_mail_that_may_have_arrived_says_so(tmp_path: Path) -> None:
         await it.turn()
         assert await it.end(item) == (
             State.DEFERRED,
-            "4.4.2 connection lost (mx.far.example [192.0.2.25]; it may have arrived)",
+            "[unreachable] 4.4.2 connection lost (mx.far.example [192.0.2.25]; it may have arrived)",
         )
 
 
@@ -195,10 +195,11 @@ async def test_nothing_is_sent_without_a_valid_lease(tmp_path: Path) -> None:
         [item], _ = await it.stage.claim(it.lease.token, 1)
         it.clock.advance(31)
         assert not it.lease.valid
-        settlement = await it.stage.handle(item)
+        ended = await it.stage.handle(item)
+        [settlement] = ended.settlements
         assert (settlement.event, settlement.reason) == (Event.YIELD, "the lease had run out")
         assert it.transport.sent == []
-        await it.stage.settle(item, settlement)
+        await it.stage.settle(item, ended)
         await it.lease.start()
         assert await it.turn() == [identifier]
         assert len(it.transport.sent) == 1
@@ -243,7 +244,7 @@ async def test_slow_domain_does_not_keep_another_waiting(tmp_path: Path) -> None
         busy = [envelope for envelope in it.transport.sent if "slow" in envelope.recipients[0]]
         assert len(busy) <= 2  # as many as there may be connections
         again, _ = await it.stage.claim(it.lease.token, 10)
-        assert len([item for item in [*items, *again] if item.domain == "slow.example"]) < 10
+        assert len([item for item in [*items, *again] if item.place == "slow.example"]) < 10
         release.set()
         for item in items:
             if item.id not in fast:

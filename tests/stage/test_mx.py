@@ -42,7 +42,7 @@ def resolver(server: DNSServer) -> Resolver:
 
 async def names(domain: str, resolver: Resolver) -> list[str]:
     hosts = await find_hosts(domain, resolver, SystemClock(), own_names={"mx.example.org"})
-    return [host.name for host in hosts]
+    return [host.name for host in hosts.hosts]
 
 
 async def failure(domain: str, resolver: Resolver) -> Failure:
@@ -104,7 +104,7 @@ async def test_thousand_hosts_are_cut_down_to_the_best(server: DNSServer, resolv
 
 
 async def test_host_named_twice_is_tried_once(resolver: Resolver) -> None:
-    assert await find_hosts("twice.test", resolver, SystemClock()) == [Host("a.example.com", 10)]
+    assert await find_hosts("twice.test", resolver, SystemClock()) == ([Host("a.example.com", 10)], False)
 
 
 @pytest.mark.parametrize(

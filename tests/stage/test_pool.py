@@ -9,11 +9,14 @@ import pytest
 
 from responder.clock import SystemClock
 from responder.outbound.base import Envelope
-from responder.outbound.pool import Pool
+from responder.outbound.pool import Key, Pool
 from responder.outbound.session import ClientSession
+from responder.outbound.sources import Source
+from responder.outbound.tls.security import Level, Security
 from tests.support.smtp_sink import SMTPSink
 
-KEY = ("sink.test", 25, False)
+SOURCE = Source("mx.example.org")
+KEY = Key("sink.test", 25, named=False, source=SOURCE)
 MAIL = Envelope("me@example.org", ("you@example.com",), b"Subject: hello\r\n\r\n")
 
 
@@ -45,9 +48,16 @@ async def test_session_given_is_taken_once(sink: SMTPSink, clock: Clock) -> None
     pool = Pool(clock)
     session = await connect(sink)
     pool.give(KEY, session)
-    assert pool.take(("other.test", 25, False)) is None
-    assert pool.take(("sink.test", 26, False)) is None
-    assert pool.take(("sink.test", 25, True)) is None
+    for other in (
+        KEY._replace(host="other.test"),
+        KEY._replace(port=26),
+        KEY._replace(named=True),
+        KEY._replace(source=Source("mx.example.org", "192.0.2.1")),
+        KEY._replace(source=Source("mx.example.net")),
+        KEY._replace(security=Security(Level.VERIFIED)),
+        KEY._replace(security=Security(requiretls=True)),
+    ):
+        assert pool.take(other) is None
     assert pool.take(KEY) is session
     assert pool.take(KEY) is None
     await session.close()
@@ -114,8 +124,8 @@ async def test_too_many_then_the_longest_idle_is_closed(sink: SMTPSink, clock: C
     for session in sessions[:3]:
         pool.give(KEY, session)
     assert len(pool) == 2
-    pool.give(("b.test", 25, False), sessions[3])
-    pool.give(("c.test", 25, False), sessions[4])
+    pool.give(KEY._replace(host="b.test"), sessions[3])
+    pool.give(KEY._replace(host="c.test"), sessions[4])
     assert len(pool) == 3
     assert pool.take(KEY) is sessions[2]
     assert pool.take(KEY) is None

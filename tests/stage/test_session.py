@@ -69,7 +69,7 @@ async def test_ipv6_host_is_spoken_to() -> None:
 async def test_source_address_is_where_the_connection_comes_from() -> None:
     async with SMTPSink(address="127.0.0.1") as sink:
         session = await connect(sink, source_address="127.0.0.7")
-        assert session._smtp.get_transport_info("sockname")[0] == "127.0.0.7"
+        assert session._channel.known("sockname")[0] == "127.0.0.7"
         await session.close()
 
 
@@ -465,19 +465,19 @@ async def test_tls_failed_and_the_host_insists_on_it_then_it_is_transient() -> N
 
 
 async def test_reply_that_comes_before_anybody_reads_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvloop may look at its sockets before it runs a task that was just made; aiosmtplib drops what nobody waits for."""
+    """uvloop may look at its sockets before whoever wrote comes to read."""
     async with SMTPSink({"DOT": "accept-hang"}) as sink:
         session = await connect(sink)
-        protocol = session._smtp.protocol
-        assert protocol is not None
-        write = protocol.write
+        channel = session._channel
+        send = channel.send
 
-        def write_and_hear_at_once(data: bytes) -> None:
-            write(data)
+        def send_and_hear_at_once(data: bytes, replies: int) -> bool:
+            written = send(data, replies)
             if data.endswith(b"\r\n.\r\n"):
-                protocol.data_received(b"250 2.0.0 at once\r\n")
+                channel.data_received(b"250 2.0.0 at once\r\n")
+            return written
 
-        monkeypatch.setattr(protocol, "write", write_and_hear_at_once)
+        monkeypatch.setattr(channel, "send", send_and_hear_at_once)
         (result,) = await session.send(MAIL)
         session.abort()
     assert (result.outcome, result.text) == (Outcome.SUCCESS, "2.0.0 at once")

@@ -11,11 +11,10 @@ import pytest
 
 from responder.clock import SystemClock
 from responder.dns import Resolver
-from responder.mail.status import FailureError, Outcome, Trouble
+from responder.mail.status import Outcome
 from responder.outbound.base import Envelope, Transport
 from responder.outbound.dial import Timeouts
 from responder.outbound.mx import MAX_HOSTS
-from responder.outbound.session import ClientSession
 from responder.outbound.transport import MAX_CONNECTIONS, MXTransport, Settings, SmarthostTransport
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.smtp_sink import Script, SMTPSink
@@ -316,11 +315,11 @@ async def test_host_with_fifty_dead_addresses_costs_a_few_connections(
 ) -> None:
     dialled: list[str] = []
 
-    async def connect(host: str, address: str, port: int, **_: object) -> ClientSession:
+    async def dial(address: str, port: int, source_address: str, limit: float) -> socket.socket:
         dialled.append(address)
-        raise FailureError(Trouble.UNREACHABLE.failure())
+        raise TimeoutError
 
-    monkeypatch.setattr(ClientSession, "connect", connect)
+    monkeypatch.setattr("responder.outbound.dial.dial", dial)
     net.zone["example.com"] = {"MX": [[10, "mx1.example.com"], [20, "mx2.example.com"]]}
     net.zone["mx1.example.com"] = net.zone["mx2.example.com"] = {"A": [f"127.0.3.{n}" for n in range(1, 51)]}
     (result,) = await net.mx().send(MAIL)

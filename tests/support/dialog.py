@@ -49,6 +49,7 @@ from responder.inbound.listening.listener import Listener
 from responder.inbound.sessions import Sessions
 from responder.intake.greylist import Greylist
 from responder.intake.policy import Policy
+from responder.intake.relay import Relay
 from responder.intake.stage import Intake
 from responder.mail.lifecycle import State
 from responder.store.sqlite import SQLiteStore
@@ -105,7 +106,8 @@ def read(path: Path) -> Dialog:
             name, hello = ("LMTP", b"LHLO") if word == "@lhlo" else ("ESMTP", b"EHLO")
             if word != "@hello":
                 dialog.steps.append(("expect", f"220 mx.test.example {name}"))
-            offers = ("mx.test.example", *EHLO[:-1], *filter(None, [rest]))
+            secure = word != "@lhlo" and any(kind == "handshake" for kind, _ in dialog.steps)
+            offers = ("mx.test.example", *EHLO[:-1], *(["REQUIRETLS"] if secure else []), *filter(None, [rest]))
             dialog.steps.append(("write", hello + b" client.example\r\n"))
             dialog.steps += [("expect", f"250-{line}") for line in offers]
             dialog.steps.append(("expect", f"250 {EHLO[-1]}"))
@@ -193,6 +195,7 @@ async def listening(
     router = Router(config.inboxes, config.domains)
     intake = Intake(config.hostname, config.limits.hops, router, gatekeeper, store, clock)
     greylist = Greylist(config.greylist, store, clock) if config.greylist.enabled else None
+    intake.relay = Relay(config, clock)
     intake.policy = Policy(gatekeeper, config.authentication.trusted_networks, greylist=greylist)
     service = Sessions(config.hostname, config.limits, gatekeeper, intake, clock)
     listener = Listener(service)

@@ -9,7 +9,10 @@ A zone is a dictionary, so that it can be JSON:
         "null.example": {"MX": [[0, "."]]},
         "broken.example": "SERVFAIL",
         "silent.example": "TIMEOUT",
+        "_25._tcp.mx.signed.example": {"TLSA": [[3, 1, 1, "<hex>"]], "AD": True},
     }
+
+`AD`: the answer says that DNSSEC has found it valid, where the question asked (all names that an alias leads to must have it).
 
 A text in place of records (or of all types) is what goes wrong: NXDOMAIN, SERVFAIL, REFUSED, TIMEOUT (no answer), GARBAGE (bytes
 that are no DNS message). Names that are not in the zone don't exist. The dictionary may be changed while the server runs.
@@ -52,6 +55,7 @@ class DNSServer:
         self.chase = chase  # follow a CNAME, as a recursive server does
         self.queries: Counter[tuple[str, str]] = Counter()  # (name, type)
         self.tcp_queries = 0
+        self.asked_ad = False  # whether the last question did
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
 
@@ -91,7 +95,10 @@ class DNSServer:
         rdtype = dns.rdatatype.to_text(question.rdtype)
         self.queries[name, rdtype] += 1
         response = dns.message.make_response(message, recursion_available=True)
+        self.asked_ad = bool(message.flags & dns.flags.AD)
         rcode = self._fill(response, name, rdtype, 0)
+        if self.asked_ad and self._signed(response, name):
+            response.flags |= dns.flags.AD
         if rcode == "TIMEOUT":
             return None
         if rcode == "GARBAGE":
@@ -103,6 +110,11 @@ class DNSServer:
             response.flags |= dns.flags.TC
             wire = response.to_wire()
         return wire
+
+    def _signed(self, response: dns.message.Message, name: str) -> bool:
+        names = [name, *[rrset.name.to_text(omit_final_dot=True).lower() for rrset in response.answer]]
+        entries = [self.zone.get(each) for each in names]
+        return all(isinstance(entry, dict) and entry.get("AD") for entry in entries)
 
     def _fill(self, response: dns.message.Message, name: str, rdtype: str, depth: int) -> str:
         """Adds records to the response; returns its code, or what else happens."""
@@ -118,6 +130,9 @@ class DNSServer:
             _add(response.answer, name, ttl, "CNAME", [_absolute(entry["CNAME"])])
             target = entry["CNAME"].lower().removesuffix(".")
             return self._fill(response, target, rdtype, depth + 1) if self.chase and depth < 20 else "NOERROR"
+        if "CNAME" in entry:
+            _add(response.answer, name, ttl, "CNAME", [_absolute(entry["CNAME"])])
+            return "NOERROR"
         records = entry.get(rdtype, [])
         if isinstance(records, str):
             return records if rdtype != "CNAME" else "NOERROR"
@@ -161,6 +176,7 @@ _PRESENTATION: Final = {
     "MX": lambda record: f"{record[0]} {_absolute(record[1])}",
     "TXT": lambda record: _strings(record),
     "PTR": lambda record: _absolute(record),
+    "TLSA": lambda record: " ".join(str(part) for part in record),
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -63,11 +64,20 @@ Route = Said | Sequence[Said] | Callable[[Request], Said]
 class HTTPServer:
     """Serves from a thread, for the length of a `with` block; may be left and entered again, on the same port."""
 
-    def __init__(self, routes: Mapping[str, Route]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        context: ssl.SSLContext | None = None,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.routes = dict(routes)
+        self.context = context  # HTTPS
         self.requests: list[Request] = []
         self.sent = 0  # octets of bodies
-        self.port = 0
+        self.address = address
+        self.port = port
         self._lock = threading.Lock()
         self._asked: Counter[str] = Counter()
         self._over = threading.Event()
@@ -95,6 +105,8 @@ class HTTPServer:
             protocol_version = "HTTP/1.1"
 
             def setup(self) -> None:
+                if outer.context is not None:
+                    self.request = outer.context.wrap_socket(self.request, server_side=True)
                 super().setup()
                 outer._sockets.add(self.connection)
 
@@ -123,7 +135,7 @@ class HTTPServer:
             def handle_error(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = Server((self.address, self.port), Handler)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="http", daemon=True)
         self._thread.start()

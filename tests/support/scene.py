@@ -13,6 +13,7 @@ from responder.store.records import NewMail, NewOutbound, Settlement
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 from tests.support.operator import Operator
+from tests.support.stores import claim_out
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e"
 """Clears the screen, sets the title, colours (as 8-bit CSI too), turns the direction of reading."""
@@ -97,7 +98,7 @@ class Scene:
             content = b"From: echo@test.example\r\nTo: ann@client.example\r\nSubject: Re: Hi\r\n\r\nYou wrote:\r\n"
             settlement = Settlement(Event.ANSWER, "answered by echo", (answer,), ((identifier, content),))
             await store.settle_inbound(item, settlement)
-            [sending], _ = await store.claim_outbound("worker", 1, {}, 10)
+            [sending] = await claim_out(store, "worker", 1)
             if name == "delivered":
                 end = Settlement(Event.DELIVER, "250 2.0.0 taken (mx.client.example)")
             else:

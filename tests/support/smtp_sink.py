@@ -1,12 +1,18 @@
 """A hostile SMTP server for tests: records what it is given, and fails at any step in any way, by script.
 
 A script maps a step to what happens there; a step that is not in it goes well. The steps are BANNER, EHLO, HELO, STARTTLS,
-HANDSHAKE (in place of TLS), MAIL, RCPT, DATA, CONTENT (in the middle of it), DOT, RSET, NOOP, QUIT. What happens is a text:
+HANDSHAKE (in place of TLS), MAIL, RCPT, DATA, CONTENT (in the middle of it), DOT, RSET, NOOP, QUIT. NOBODY is DATA without a
+recipient. Where "CHUNKING" is among the extensions there is BDAT: its octets are CONTENT, its reply is DOT's. What happens is a
+text:
 
     "450 4.2.1 later"    this reply; 421 hangs up afterwards, and so does any other reply that ends in " !drop"
     "250-a\\n250 b"       a reply of several lines
     "drop"               hang up without a word       "garbage"        octets that are no SMTP
     "hang"               say nothing, for ever        "slow 0.5"       go well, half a second later
+    "1mb"                go well, in a line of a megabyte    "endless"        lines that never come to an end
+    "drip 0.5"           go well, octet by octet, half a second between them
+    "multi"              go well, in two lines               "mixed"          in two lines with two codes
+    "extra"              go well, and say a second reply at once
     "accept-drop"        at DOT: record the mail, then hang up without a reply ("accept-hang": say nothing)
 
 or a list of such texts and None, one for each time (over all connections), after which all goes well; or the whole script is a
@@ -26,6 +32,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,12 +48,14 @@ Script = Mapping[str, Action | Sequence[Action]] | Callable[[str, str], Action]
 
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 52428800")
 
+_WELL = ("1mb", "drip", "multi", "extra")
 _PATH = re.compile(r"(?:FROM|TO):\s*<(.*)>\s*(.*)", re.IGNORECASE)
 _REPLIES = {
     "RCPT": "250 2.1.5 ok",
     "DATA": "354 go ahead",
     "DOT": "250 2.0.0 stored",
     "QUIT": "221 2.0.0 bye",
+    "NOBODY": "503 5.5.1 no RCPT",
     "STARTTLS": "220 2.0.0 ready",
 }
 
@@ -70,6 +79,7 @@ class _Envelope:
     reverse_path: str | None = None
     parameters: str = ""
     recipients: list[str] = field(default_factory=list)
+    content: bytes = b""  # that came in chunks
 
 
 class _Gone(Exception):  # noqa: N818
@@ -87,9 +97,11 @@ class SMTPSink:
         port: int = 0,
         hostname: str = "sink.test",
         extensions: Sequence[str] = EXTENSIONS,
-        tls: bool = False,
+        tls: bool | ssl.SSLContext = False,  # a context brings a certificate of its own
         ledger: Path | None = None,
+        receive_buffer: int = 0,  # octets that the kernel takes for us; 0: as it likes
     ) -> None:
+        self.receive_buffer = receive_buffer
         self.script: Script = script or {}
         self.address = address
         self.port = port
@@ -105,7 +117,13 @@ class SMTPSink:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> SMTPSink:
-        self._server = await asyncio.start_server(self._accept, self.address, self.port)
+        limit = self.receive_buffer or 1 << 16
+        self._server = await asyncio.start_server(
+            self._accept, self.address, self.port, limit=limit, start_serving=False
+        )
+        if self.receive_buffer:  # connections get it from the listening socket
+            self._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        await self._server.start_serving()
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -197,10 +215,10 @@ class _Connection:
                     assert match is not None, line
                     self._envelope.recipients.append(match[1])
             elif verb == "DATA":
-                if not self._envelope.recipients:
-                    await self._say("503 5.5.1 no RCPT")
-                elif await self._step(verb, argument):
+                if await self._step(verb if self._envelope.recipients else "NOBODY", argument):
                     await self._data()
+            elif verb == "BDAT" and "CHUNKING" in self._sink.extensions:
+                await self._chunk(argument)
             elif verb in ("RSET", "NOOP", "QUIT"):
                 await self._step(verb, argument)
                 if verb != "NOOP":
@@ -226,11 +244,27 @@ class _Connection:
                 await self._reader.read(1)  # the client's hello
                 await self._perform(planned, "")
                 raise _Gone
-            await self._writer.start_tls(server_context())
+            await self._writer.start_tls(server_context() if isinstance(self._sink.tls, bool) else self._sink.tls)
             self._tls = self._writer.get_extra_info("ssl_object").version()
             self._helo = ""
 
-    async def _data(self) -> None:
+    async def _chunk(self, argument: str) -> None:
+        """BDAT (RFC 3030 2). What is not the last is kept."""
+        size, _, last = argument.partition(" ")
+        if self._envelope.recipients:
+            await self._interrupt()
+        while len(self._input) < int(size):
+            await self._read()
+        self._envelope.content += self._input[: int(size)]
+        del self._input[: int(size)]
+        if not self._envelope.recipients:
+            await self._say("503 5.5.1 no RCPT")
+        elif last.upper() == "LAST":
+            await self._take(self._envelope.content)
+        else:
+            await self._say("250 2.0.0 ok")
+
+    async def _interrupt(self) -> None:
         planned = self._sink.action("CONTENT")
         if planned is not None:
             if not self._input:
@@ -239,10 +273,20 @@ class _Connection:
             while await self._reader.read(1 << 16):  # deaf from here on
                 pass
             raise _Gone
+
+    async def _data(self) -> None:
+        await self._interrupt()
         self._input[:0] = b"\r\n"
         content = (await self._until(b"\r\n.\r\n"))[2:-3].replace(b"\r\n..", b"\r\n.")
         if content.startswith(b".."):
             content = content[1:]
+        await self._take(content)
+
+    async def _take(self, content: bytes) -> None:
+        """The mail is whole."""
+        if not self._envelope.recipients:
+            await self._say("554 5.5.1 no valid recipients")
+            return
         envelope, self._envelope = self._envelope, _Envelope()
         planned = self._sink.action("DOT")
         transaction = Transaction(
@@ -255,7 +299,7 @@ class _Connection:
             content,
             time.time(),
         )
-        if planned is None or planned.startswith(("2", "slow", "accept-")):
+        if planned is None or planned.startswith(("2", "slow", "accept-", *_WELL)):
             self._sink.record(transaction)
         if planned is not None:
             planned = planned.removeprefix("accept-")
@@ -281,6 +325,9 @@ class _Connection:
         if action is not None and action.startswith("slow"):
             await asyncio.sleep(float(action.split()[1]))
             action = None
+        if action is not None and action.startswith((*_WELL, "mixed", "endless")):
+            await self._say_oddly(action, reply or "250 2.0.0 ok")
+            return reply[:1] in ("2", "3")
         text = reply if action is None else action.removesuffix(" !drop")
         if text:
             await self._say(text)
@@ -288,18 +335,39 @@ class _Connection:
             raise _Gone
         return not text or text[0] in "23"
 
+    async def _say_oddly(self, how: str, text: str) -> None:
+        last = text.rpartition("\n")[2]
+        if how == "1mb":
+            await self._say(last[:4] + "x" * (1 << 20))
+        elif how == "endless":
+            while True:
+                await self._say(f"{last[:3]}-{'x' * 70}")
+        elif how == "multi":
+            await self._say("\n".join([f"{last[:3]}-what follows", text]))
+        elif how == "mixed":
+            await self._say(f"{last[:3]}-what follows\n{'550' if last[0] in '23' else '250'} {last[4:]}")
+        elif how == "extra":
+            await self._say(f"{text}\n{last[:3]} once more")
+        else:
+            for octet in text.replace("\n", "\r\n").encode() + b"\r\n":
+                self._writer.write(bytes([octet]))
+                await asyncio.sleep(float(how.split()[1]))
+
     async def _say(self, text: str) -> None:
         self._writer.write(text.replace("\n", "\r\n").encode() + b"\r\n")
         await self._writer.drain()
+
+    async def _read(self) -> None:
+        data = await self._reader.read(1 << 16)
+        if not data:
+            raise _Gone
+        self._input += data
 
     async def _until(self, end: bytes) -> bytes:
         start = 0
         while (found := self._input.find(end, start)) < 0:
             start = max(len(self._input) - len(end) + 1, 0)
-            data = await self._reader.read(1 << 16)
-            if not data:
-                raise _Gone
-            self._input += data
+            await self._read()
         taken = bytes(self._input[: found + len(end)])
         del self._input[: found + len(end)]
         return taken

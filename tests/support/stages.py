@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class ScriptedTransport:
         result = self.script(envelope)
         if not isinstance(result, RecipientResult):
             result = await result
-        return [result]
+        return [result] * len(envelope.recipients)
 
     async def provider(self, domain: str) -> str:
         return domain
@@ -164,14 +165,15 @@ class Post:
         self.transport = ScriptedTransport(script)
         self.lease = Lease(self.store, clock, 30.0, 5)
         self.stage = Delivery(config, self.transport, self.store, self.lease, clock)
+        self.stage._pace.pacing = replace(self.stage._pace.pacing, start=100.0)  # nobody is new: see test_pace
 
     async def turn(self, limit: int = 100) -> list[str]:
         """Renew the lease, then deliver what is due, one after the other; the ids."""
         await self.lease.start()
-        items, _ = await self.stage.claim(self.lease.token, limit)
-        for item in items:
-            await self.stage.settle(item, await self.stage.handle(item))
-        return [item.id for item in items]
+        parcels, _ = await self.stage.claim(self.lease.token, limit)
+        for parcel in parcels:
+            await self.stage.settle(parcel, await self.stage.handle(parcel))
+        return [item.id for parcel in parcels for item in parcel.items]
 
     async def end(self, item: str) -> tuple[State, str]:
         """Where an item stands, and the last reason that history tells."""

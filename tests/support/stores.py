@@ -6,12 +6,21 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from responder.clock import Clock
 from responder.mail.lifecycle import Event, State
 from responder.store.base import Store
-from responder.store.records import InboundItem, NewMail, NewOutbound, OutboundItem, Settlement, Window
+from responder.store.records import (
+    Allowance,
+    InboundItem,
+    NewMail,
+    NewOutbound,
+    OutboundItem,
+    Pacing,
+    Settlement,
+    Window,
+)
 from responder.store.sqlite import SQLiteStore
 from tests.support.clock import ManualClock
 
@@ -115,9 +124,14 @@ async def claim(store: Store, token: str = "w1", limit: int = 100) -> list[Inbou
 
 
 async def claim_out(store: Store, token: str = "w1", limit: int = 100, per_domain: int = 100) -> list[OutboundItem]:
-    """Claim what is due to leave."""
-    items, _ = await store.claim_outbound(token, limit, {}, per_domain)
-    return items
+    """Claim what is due to leave: its items, whatever parcel they are in."""
+    parcels, _ = await store.claim_outbound(token, limit, bounds(per_domain))
+    return [item for parcel in parcels for item in parcel.items]
+
+
+def bounds(connections: int, **more: Any) -> Pacing:
+    """A pace for tests: so many parcels of one provider at a time, from the first one on, and of one item each."""
+    return Pacing(Allowance(connections), **{"start": connections, "recipients": 1, **more})
 
 
 async def queue(store: Store, clock: Clock, *targets: str) -> list[str]:

@@ -64,9 +64,9 @@ class Rig:
         self.store = store
         self.clock = clock
         self.lease = Lease(store, clock, 30.0, 3)
-        self._runs: list[tuple[Worker[InboundItem], asyncio.Task[None]]] = []
+        self._runs: list[tuple[Worker[InboundItem, Settlement], asyncio.Task[None]]] = []
 
-    def start(self, stage: ScriptedStage, places: int = 4) -> Worker[InboundItem]:
+    def start(self, stage: ScriptedStage, places: int = 4) -> Worker[InboundItem, Settlement]:
         worker = Worker(stage, places, self.store.wake_inbound, self.lease, self.clock)
         self._runs.append((worker, asyncio.create_task(worker.run())))
         return worker

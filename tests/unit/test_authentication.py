@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from responder.authentication import dmarc, forged
 from responder.authentication.arc import Chain
-from responder.authentication.body import BodyHash
 from responder.authentication.dkim import Checked
 from responder.authentication.dmarc import Record, RecordError, Verdict, choose, evaluate, gravest, parse
 from responder.authentication.forged import strip_forged
@@ -25,6 +24,8 @@ from responder.authentication.results import field
 from responder.authentication.section import MAX_SECTION, Field, Section, canonical, without_signature
 from responder.authentication.spf import SPF
 from responder.mail.automatic import Verdicts
+from responder.mail.bodyhash import BodyHash
+from responder.mail.suffix import organisational
 
 HOST = "mx.example.net"
 
@@ -215,7 +216,7 @@ def test_record_when_asked_then_testing_is_one_step_milder(record: Record, subdo
     ],
 )
 def test_organisational_domain_when_asked_then_the_public_suffix_list_decides(domain: str, expected: str) -> None:
-    assert dmarc.organisational(domain) == expected
+    assert organisational(domain) == expected
 
 
 RELAXED, STRICT = Record("reject", "reject"), Record("reject", "reject", True, True)

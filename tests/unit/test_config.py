@@ -219,6 +219,8 @@ def test_inbox_when_given_whole_then_all_of_it_is_there() -> None:
         ("[limits]\nmessage_size = 1000", "limits.message_size", False),
         ('[auth]\nusers = "users"', "auth.users", False),
         ('[[listen]]\ndecoy = true\nauth = "offered"', "listen[0].auth", False),
+        ('[delivery]\ntransport = "mx"', "dkim.keys", False),
+        ('[dkim]\nexpire = "1d"', "dkim.expire", False),
         ('[[listen]]\nmode = "0600"', "listen[0].mode", False),
         ('[[listen]]\nproxies = ["192.0.2.1"]', "listen[0].proxies", False),
     ],
@@ -230,7 +232,7 @@ def test_unsupported_when_asked_for_then_noticed(toml: str, key: str, fatal: boo
 
 
 def test_unsupported_when_all_is_done_then_silent() -> None:
-    toml = 'hostname = "mx.example.org"\nauthentication.mode = "off"\ninboxes.echo.agent = "echo"'
+    toml = 'hostname = "mx.example.org"\nauthentication.mode = "off"\ninboxes.echo.agent = "echo"\ndkim.keys = "dkim"'
     assert unsupported(Config.model_validate(tomllib.loads(toml))) == []
 
 

@@ -36,14 +36,25 @@ NAMED = {
     "reply.trusted_spam_headers": "list of header names",
     "authentication.trusted_networks": "list of networks",
     "authentication.trusted_arc": "list of domains",
+    "dkim.headers": "list of header names",
+    "relay.networks": "list of networks",
+    "relay.senders": "list of domains",
     "delivery.smarthost": "endpoint",
+    "providers.NAME.suffixes": "list of domains",
     "delivery.nameservers": "list of endpoints",
     "delivery.source_address": "IP address",
+    "sources.NAME.addresses": "list of IP addresses",
+    "sources.NAME.hostname": "host name",
 }
-NEEDED: dict[str, dict[str, Any]] = {"checks": {"x": {}}, "tls": {"certificate": "c", "key": "k"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "checks": {"x": {}},
+    "providers": {"x": {}},
+    "sources": {"x.example": {}},
+    "tls": {"certificate": "c", "key": "k"},
+}
 """What stands in a table before its other keys can."""
 
-MAPS = {"inboxes": "x", "checks": "x"}
+MAPS = {"inboxes": "x", "checks": "x", "sources": "x.example", "providers": "x"}
 """Tables whose keys the operator chooses, and a key that each takes."""
 
 PLAIN = {bool: "boolean", int: "integer", float: "duration", str: "string", Path: "path", Rate: "rate"}

@@ -41,6 +41,11 @@ class Security:
     tlsa: tuple[TLSA, ...] = ()
     testing: bool = False  # what does not hold is reported, and the mail passes as with OPPORTUNISTIC (RFC 8461 5)
     requiretls: bool = False  # the host must offer REQUIRETLS, and is told so with MAIL (RFC 8689)
+    authorities: str = ""  # the PEM file of those who are trusted; "": the system's
+
+    def server_name(self, host: str) -> str:
+        """Whom to ask for in the handshake (RFC 8461 4, RFC 7672 8.1)."""
+        return self.names[0] if self.names else host
 
 
 OPPORTUNISTIC: Final = Security()

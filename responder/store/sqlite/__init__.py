@@ -8,17 +8,35 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from responder.aside import aside
 from responder.clock import Clock
 from responder.mail.lifecycle import Event, State
 from responder.store.base import StoreUnavailableError, StoreUnusableError
-from responder.store.records import Account, InboundItem, ItemView, Memory, NewMail, OutboundItem, Settlement, Window
-from responder.store.sqlite import claims, memory, steps, views, work
+from responder.store.records import (
+    Account,
+    DestinationView,
+    InboundItem,
+    ItemView,
+    Memory,
+    NewMail,
+    NewOutbound,
+    Note,
+    OutboundItem,
+    Pacing,
+    Parcel,
+    Settlement,
+    Window,
+)
+from responder.store.returns import Selection, Sent, Suppression
+from responder.store.sqlite import claims, memory, pace, parcels, steps, suppression, views, work
+from responder.store.sqlite import selection as chosen
 from responder.store.sqlite.database import connect, migrate, translate
 from responder.store.sqlite.writer import Writer
 
@@ -79,8 +97,22 @@ class SQLiteStore:
     async def accept(self, mail: NewMail) -> None:
         accepted = self._writer.submit(work.accept, mail)
         accepted.add_done_callback(lambda _: self.wake_inbound.set())  # even where nobody waits for it any more
+        if mail.relayed:
+            accepted.add_done_callback(lambda _: self.wake_outbound.set())
         # Who waits may be cancelled: what was submitted is committed all the same.
         await accepted
+
+    async def enqueue(
+        self, messages: Sequence[NewOutbound], contents: Sequence[tuple[str, bytes]], memory: Memory | None = None
+    ) -> bool:
+        request = work.Request(tuple(messages), tuple(contents), memory, self._clock.new_id())
+        stored = await self._writer.submit(self._enqueue, request)
+        if stored and messages:
+            self.wake_outbound.set()
+        return stored
+
+    def _enqueue(self, connection: sqlite3.Connection, requests: list[work.Request]) -> list[bool]:
+        return work.enqueue(connection, requests, self._clock.now())
 
     async def beat(self, token: str, lease: float) -> bool:
         return await self._writer.run(lambda c: work.beat(c, token, self._clock.now() + lease))
@@ -108,13 +140,8 @@ class SQLiteStore:
             lambda c: claims.claim_inbound(c, token, limit, held, rooms or {}, per_inbox, self._clock.now())
         )
 
-    async def claim_outbound(
-        self, token: str, limit: int, sending: Mapping[str, int], per_domain: int
-    ) -> tuple[list[OutboundItem], float | None]:
-        room = dict(sending)
-        return await self._writer.run(
-            lambda c: claims.claim_outbound(c, token, limit, room, per_domain, self._clock.now())
-        )
+    async def claim_outbound(self, token: str, limit: int, pacing: Pacing) -> tuple[list[Parcel], float | None]:
+        return await self._writer.run(lambda c: parcels.claim_outbound(c, token, limit, pacing, self._clock.now()))
 
     async def settle_inbound(self, item: InboundItem, settlement: Settlement) -> tuple[State, str] | None:
         result = await self._writer.submit(self._settle_inbound, (item, settlement))
@@ -124,8 +151,15 @@ class SQLiteStore:
         return result
 
     async def settle_outbound(self, item: OutboundItem, settlement: Settlement) -> tuple[State, str] | None:
-        result = await self._writer.submit(self._settle_outbound, (item, settlement))
-        self._wake(settlement)
+        [end], _ = await self.settle_parcel([(item, settlement)])
+        return end
+
+    async def settle_parcel(
+        self, ends: Sequence[tuple[OutboundItem, Settlement]], note: Note | None = None
+    ) -> tuple[list[tuple[State, str] | None], float]:
+        result = await self._writer.submit(self._settle_outbound, work.Turn(tuple(ends), note))
+        for _, settlement in ends:
+            self._wake(settlement)
         return result
 
     def _wake(self, settlement: Settlement) -> None:
@@ -140,9 +174,9 @@ class SQLiteStore:
         return work.settle_inbound(connection, settlements, self._clock.now())
 
     def _settle_outbound(
-        self, connection: sqlite3.Connection, settlements: list[tuple[OutboundItem, Settlement]]
-    ) -> list[work.End]:
-        return work.settle_outbound(connection, settlements, self._clock.now())
+        self, connection: sqlite3.Connection, turns: list[work.Turn]
+    ) -> list[tuple[list[work.End], float]]:
+        return work.settle_outbound(connection, turns, self._clock.now())
 
     async def exceeded(self, windows: Sequence[Window]) -> Window | None:
         return await self._read(lambda c: steps.Counters(c, windows, self._clock.now()).full(windows))
@@ -159,14 +193,17 @@ class SQLiteStore:
     def _remember(self, connection: sqlite3.Connection, requests: list[tuple[Memory, str]]) -> list[bool]:
         return memory.remember(connection, requests, self._clock.now())
 
-    async def sent(self, item_id: str) -> tuple[str, str] | None:
-        def find(connection: sqlite3.Connection) -> tuple[str, str] | None:
-            row = connection.execute(
-                "SELECT inbox, recipient FROM outbound WHERE id = ? AND kind = 'list'", (item_id,)
-            ).fetchone()
-            return None if row is None else (str(row[0]), str(row[1]))
+    async def sent(self, item_id: str) -> Sent | None:
+        return await self._read(lambda c: views.sent(c, item_id))
 
-        return await self._read(find)
+    async def suppress(self, entry: Suppression) -> None:
+        await self._writer.run(lambda c: suppression.add(c, [entry]))
+
+    async def unsuppress(self, address: str, inbox: str | None) -> int:
+        return await self._writer.run(lambda c: suppression.remove(c, address, inbox))
+
+    async def suppressions(self, inbox: str | None = None, limit: int = 1000) -> list[Suppression]:
+        return await self._read(lambda c: suppression.entries(c, inbox, limit, self._clock.now()))
 
     async def content(self, content_id: str) -> bytes:
         def find(connection: sqlite3.Connection) -> bytes:
@@ -194,8 +231,31 @@ class SQLiteStore:
         (self.wake_inbound if table == "inbound" else self.wake_outbound).set()
         return state
 
-    async def items(self, states: Collection[State] = (), limit: int = 1000) -> list[ItemView]:
-        return await self._read(lambda c: views.items(c, states, limit))
+    async def act_on(self, selection: Selection, event: Event, reason: str) -> dict[State, int]:
+        came_to: Counter[State] = Counter()
+        for table in chosen.tables(selection, event):
+            after: str | None = ""
+            while after is not None:
+                step = partial(chosen.act_on, table=table, selection=selection, event=event, reason=reason, after=after)
+                states, after = await self._writer.run(partial(step, now=self._clock.now()))
+                came_to.update(states)
+        self.wake_inbound.set()
+        self.wake_outbound.set()
+        return dict(came_to)
+
+    async def count(self, selection: Selection, event: Event) -> dict[str, int]:
+        return await self._read(lambda c: chosen.count(c, selection, event))
+
+    async def items(
+        self, states: Collection[State] = (), limit: int = 1000, selection: Selection | None = None
+    ) -> list[ItemView]:
+        return await self._read(lambda c: views.items(c, states, limit, selection))
+
+    async def crowds(self, column: Literal["domain", "inbox"], limit: int = 20) -> list[tuple[str, str, int]]:
+        return await self._read(lambda c: chosen.crowds(c, column, limit))
+
+    async def destinations(self, limit: int = 1000) -> list[DestinationView]:
+        return await self._read(lambda c: pace.destinations(c, limit))
 
     async def stats(self) -> dict[str, dict[str, int]]:
         return await self._read(views.stats)

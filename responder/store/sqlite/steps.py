@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from responder.mail.lifecycle import TRANSITIONS, Event, IllegalTransitionError, State, step
 from responder.store.records import Window
+from responder.store.returns import Returned
 
 Entry = tuple[str, float, str, str, str]
 
@@ -93,24 +94,38 @@ def charge(connection: sqlite3.Connection, table: str, items: Sequence[str], tok
     tell(connection, [(item, now, Event.CLAIM, held(table), "") for item in items])
 
 
+_FRESH = {
+    # An operator's retry is a fresh start: attempts are counted anew, and what had expired gets its time again.
+    ("inbound", Event.RETRY): ", attempts = 0",
+    ("outbound", Event.RETRY): ", attempts = 0, expires_at = :now + max(expires_at - created_at, 0), created_at = :now",
+    ("outbound", Event.EXPIRE): ", expires_at = :now",
+}
+
+
+def set_state(
+    connection: sqlite3.Connection, table: str, items: list[str], state: State, event: Event, reason: str, now: float
+) -> None:
+    """Step items, all from states that allow it."""
+    # What leaves and had its turn in a backlog has none any more: if it waits again, it is looked at anew.
+    turn = ", rank = 0" if table == "outbound" else ""
+    connection.execute(
+        f"UPDATE {table} SET state = :state, due_at = :now, changed_at = :now{turn}{_FRESH.get((table, event), '')}"
+        " WHERE id IN (SELECT value FROM json_each(:items))",
+        {"state": state, "now": now, "items": json.dumps(items)},
+    )
+    tell(connection, [(item, now, event, state, reason) for item in items])
+
+
 def act(connection: sqlite3.Connection, item: str, event: Event, reason: str, now: float) -> tuple[str, State]:
     """An operator's step: the table and the state behind it. Raises `KeyError`, `IllegalTransitionError`."""
     for table in TRANSITIONS:
         row = connection.execute(f"SELECT state FROM {table} WHERE id = ?", (item,)).fetchone()
         if row is None:
             continue
-        if event in (Event.CLAIM, Event.EXPIRE_LEASE) or row[0] == held(table):
+        if event in (Event.CLAIM, Event.EXPIRE_LEASE, Event.RETURN) or row[0] == held(table):
             raise IllegalTransitionError(f"{item} is {row[0]}: a worker has it, try again when it is done")
         state = step(TRANSITIONS[table], State(row[0]), event)
-        # An operator's retry is a fresh start: attempts are counted anew, and what had expired gets its time again.
-        fresh = ", attempts = 0" if event is Event.RETRY else ""
-        if event is Event.RETRY and table == "outbound":
-            fresh += ", expires_at = :now + max(expires_at - created_at, 0), created_at = :now"
-        connection.execute(
-            f"UPDATE {table} SET state = :state, due_at = :now, changed_at = :now{fresh} WHERE id = :item",
-            {"state": state, "now": now, "item": item},
-        )
-        tell(connection, [(item, now, event, state, reason)])
+        set_state(connection, table, [item], state, event, reason, now)
         return table, state
     raise KeyError(item)
 
@@ -132,6 +147,19 @@ def free(
     ).fetchall()
     tell(connection, [(item, now, event, state, reason) for (item,) in rows])
     return [item for (item,) in rows]
+
+
+def come_back(connection: sqlite3.Connection, returned: Returned, now: float) -> None:
+    """What came back of an outbound item: its step, where that may still be made; without an event a line of its history."""
+    [state] = connection.execute("SELECT state FROM outbound WHERE id = ?", (returned.item,)).fetchone() or [""]
+    after = state
+    if returned.event is not None and state:
+        after = TRANSITIONS["outbound"].get((State(state), returned.event), "")
+        connection.execute(
+            "UPDATE outbound SET state = ?, changed_at = ? WHERE id = ? AND ? <> ''", (after, now, returned.item, after)
+        )
+    if after:
+        tell(connection, [(returned.item, now, returned.event or "report", after, returned.reason)])
 
 
 class Counters:

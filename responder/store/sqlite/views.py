@@ -6,8 +6,11 @@ import sqlite3
 from collections.abc import Collection
 
 from responder.mail.automatic import AUTO_ID
+from responder.mail.envelope import Wish
 from responder.mail.lifecycle import INBOUND, OUTBOUND, State, final_states
 from responder.store.records import Account, HistoryEntry, ItemView
+from responder.store.returns import Selection, Sent
+from responder.store.sqlite import pace, suppression
 from responder.store.sqlite.memory import forget_expired
 
 _ITEMS = """
@@ -22,16 +25,51 @@ SELECT * FROM (
 _REASON = "SELECT reason FROM history WHERE item = ? AND reason <> '' ORDER BY id DESC LIMIT 1"
 
 
-def items(connection: sqlite3.Connection, states: Collection[State], limit: int) -> list[ItemView]:
+def items(
+    connection: sqlite3.Connection, states: Collection[State], limit: int, selection: Selection | None = None
+) -> list[ItemView]:
     if not states:
         ended = {*final_states(INBOUND), *final_states(OUTBOUND)} - {State.FAILED}
         states = [state for state in State if state not in ended]
     marks = ", ".join("?" * len(states))
+    wanted = {name: getattr(selection, name) for name in ("domain", "inbox", "kind") if getattr(selection, name, "")}
+    narrowed = "".join(
+        " AND id IN (SELECT id FROM outbound WHERE inbox = ? UNION ALL SELECT id FROM inbound WHERE inbox = ?)"
+        if name == "inbox"
+        else f" AND id IN (SELECT id FROM outbound WHERE {name} = ?)"
+        for name in wanted
+    )
+    values = [value for name, value in wanted.items() for _ in range(2 if name == "inbox" else 1)]
     rows = connection.execute(
-        f"{_ITEMS} WHERE state IN ({marks}) ORDER BY created_at, id LIMIT ?",
-        (*states, limit),
+        f"{_ITEMS} WHERE state IN ({marks}){narrowed} ORDER BY created_at, id LIMIT ?", (*states, *values, limit)
     ).fetchall()
     return [_view(connection, row) for row in rows]
+
+
+def sent(connection: sqlite3.Connection, item: str) -> Sent | None:
+    row = connection.execute(
+        "SELECT id, kind, inbox, content, head, reverse_path, recipient, return_to, state, created_at, changed_at,"
+        " notify, orcpt, ret, envid FROM outbound WHERE id = ?",
+        (item,),
+    ).fetchone()
+    if row is None:
+        return None
+    return Sent(
+        id=row[0],
+        kind=row[1],
+        inbox=row[2],
+        content_id=row[3],
+        head=row[4],
+        reverse_path=row[5],
+        recipient=row[6],
+        return_to=row[7],
+        state=State(row[8]),
+        created_at=row[9],
+        changed_at=row[10],
+        wish=Wish(row[11], row[12]),
+        ret=row[13],
+        envid=row[14],
+    )
 
 
 def stats(connection: sqlite3.Connection) -> dict[str, dict[str, int]]:
@@ -130,7 +168,7 @@ def purge(connection: sqlite3.Connection, done_before: float, failed_before: flo
     values = {"done": done_before, "failed": failed_before, "limit": limit, "now": now}
     sent = connection.execute(
         f"DELETE FROM outbound WHERE id IN (SELECT id FROM outbound WHERE {among} AND {ended} LIMIT :limit)"
-        " RETURNING id, content",
+        " RETURNING id, content, kind = 'relay'",
         values,
     ).fetchall()
     among = "state IN ('ANSWERED', 'SILENT', 'FAILED', 'DROPPED')"
@@ -139,18 +177,26 @@ def purge(connection: sqlite3.Connection, done_before: float, failed_before: flo
         " RETURNING id, mail",
         values,
     ).fetchall()
-    connection.executemany("DELETE FROM history WHERE item = ?", [(item,) for item, _ in sent + received])
-    mails = {mail for _, mail in received}
+    connection.executemany("DELETE FROM history WHERE item = ?", [(row[0],) for row in sent + received])
+    mails = {mail for _, mail in received} | {content for _, content, relayed in sent if relayed}
     connection.executemany(
-        "DELETE FROM mail WHERE id = :id AND NOT EXISTS (SELECT 1 FROM inbound WHERE id GLOB :id || '.*')",
+        "DELETE FROM mail WHERE id = :id AND NOT EXISTS (SELECT 1 FROM inbound WHERE id GLOB :id || '.*')"
+        " AND NOT EXISTS (SELECT 1 FROM outbound WHERE content = :id AND kind = 'relay')",
         [{"id": mail} for mail in mails],
     )
     connection.executemany(
         "DELETE FROM content WHERE id = :id AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.id = :id)"
         " AND NOT EXISTS (SELECT 1 FROM outbound WHERE content = :id)",
-        [{"id": content} for content in {content for _, content in sent} | mails],
+        [{"id": content} for content in {content for _, content, _ in sent} | mails],
     )
     counted = connection.execute(
         "DELETE FROM answered WHERE rowid IN (SELECT rowid FROM answered WHERE expires_at < :now LIMIT :limit)", values
     ).rowcount
-    return len(sent) + len(received) + counted + forget_expired(connection, now, limit)
+    return (
+        len(sent)
+        + len(received)
+        + counted
+        + forget_expired(connection, now, limit)
+        + suppression.forget_expired(connection, now, limit)
+        + pace.forget(connection, now, limit)
+    )

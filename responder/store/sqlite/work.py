@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from responder.mail.envelope import NO_WISH
 from responder.mail.lifecycle import Event, State
-from responder.store.records import InboundItem, NewMail, OutboundItem, Settlement, Window
+from responder.store.records import InboundItem, Memory, NewMail, NewOutbound, Note, OutboundItem, Settlement, Window
+from responder.store.sqlite import suppression
 from responder.store.sqlite.memory import unchanged, write
-from responder.store.sqlite.steps import Counters, current, free, insert, settle, tell
+from responder.store.sqlite.pace import give_back, mark_warned, note
+from responder.store.sqlite.steps import Counters, come_back, current, free, insert, settle, tell
 
 End = tuple[State, str] | None
 
@@ -18,7 +21,8 @@ End = tuple[State, str] | None
 def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[None]:
     insert(
         connection,
-        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size, authentication, ret, envid)",
+        "INSERT INTO mail (id, received_at, reverse_path, peer, helo, message_id, size, authentication, ret, envid,"
+        " requiretls)",
         [
             (
                 m.id,
@@ -31,6 +35,7 @@ def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[Non
                 m.authentication,
                 m.ret,
                 m.envid,
+                m.requiretls,
             )
             for m in mails
         ],
@@ -50,7 +55,34 @@ def accept(connection: sqlite3.Connection, mails: Sequence[NewMail]) -> list[Non
         ],
     )
     tell(connection, [(item, mail.received_at, "accept", State.RECEIVED, mail.note) for item, mail, *_ in items])
+    relayed = [(message, mail.note) for mail in mails for message in mail.relayed]
+    if relayed:
+        now = max(mail.received_at for mail in mails)
+        queue(connection, [message for message, _ in relayed], now, [f"{m.kind}, {note}" for m, note in relayed])
     return [None] * len(mails)
+
+
+class Request(NamedTuple):
+    """Messages to be queued. `version` is what no other write to memory bears."""
+
+    messages: tuple[NewOutbound, ...]
+    contents: tuple[tuple[str, bytes], ...]
+    memory: Memory | None
+    version: str
+
+
+def enqueue(connection: sqlite3.Connection, requests: Sequence[Request], now: float) -> list[bool]:
+    """Each one whose memory is up to date; the second of two sees what the first has written."""
+    outcomes = []
+    for messages, contents, memory, version in requests:
+        fresh = memory is None or unchanged(connection, memory, now)
+        if fresh:
+            insert(connection, "INSERT INTO content (id, data)", contents)
+            queue(connection, messages, now, [message.kind for message in messages])
+            if memory is not None:
+                write(connection, memory, version)
+        outcomes.append(fresh)
+    return outcomes
 
 
 def beat(connection: sqlite3.Connection, token: str, until: float) -> bool:
@@ -160,18 +192,36 @@ def _again(connection: sqlite3.Connection, item: str, now: float) -> tuple[Event
     return Event.DEFER, CHANGED, now + min(max(refusals - SOON, 0) / 10, SLOWEST)
 
 
-def settle_outbound(
-    connection: sqlite3.Connection, settlements: Sequence[tuple[OutboundItem, Settlement]], now: float
-) -> list[End]:
+class Turn(NamedTuple):
+    """How a turn on a parcel ended: each item's end, and what it tells of the pace."""
+
+    ends: tuple[tuple[OutboundItem, Settlement], ...]
+    note: Note | None = None
+
+
+def settle_outbound(connection: sqlite3.Connection, turns: Sequence[Turn], now: float) -> list[tuple[list[End], float]]:
+    """For each turn what its items came to, and until when its place rests because of it (0.0: it doesn't)."""
+    settlements = [end for turn in turns for end in turn.ends]
     mine = current(connection, "outbound", [(i.id, i.claim.token, i.claim.attempts) for i, _ in settlements])
     ends: dict[str, tuple[Event, str, float]] = {}
     stored: list[Settlement] = []
+    untouched: list[str] = []
+    warned: list[str] = []
     for item, settlement in settlements:
         if item.id in mine and item.id not in ends:
             ends[item.id] = (settlement.event, settlement.reason, settlement.due_at)
             stored.append(settlement)
+            if settlement.event is Event.YIELD:
+                untouched.append(item.id)
+            if settlement.warned:
+                warned.append(item.id)
     _store_along(connection, stored, now)
-    return _end(connection, "outbound", [item.id for item, _ in settlements], ends, now)
+    came_to = iter(_end(connection, "outbound", [item.id for item, _ in settlements], ends, now))
+    give_back(connection, untouched)
+    mark_warned(connection, warned)
+    notes = [turn.note for turn in turns if turn.note is not None]
+    rests = iter(note(connection, notes, now) if notes else ())
+    return [([next(came_to) for _ in turn.ends], next(rests) if turn.note is not None else 0.0) for turn in turns]
 
 
 def _end(
@@ -192,12 +242,23 @@ def _end(
 def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlement], now: float) -> None:
     """What settlements bring besides their ends: messages that leave, and mails to ourselves."""
     accept(connection, [mail for settlement in settlements for mail in settlement.arrivals])
+    suppressions = [entry for settlement in settlements for entry in settlement.suppressions]
+    if suppressions:
+        suppression.add(connection, suppressions)
+    for settlement in settlements:
+        if settlement.returned is not None:
+            come_back(connection, settlement.returned, now)
     insert(connection, "INSERT INTO content (id, data)", [content for s in settlements for content in s.contents])
     messages = [message for settlement in settlements for message in settlement.outbound]
+    queue(connection, messages, now, [f"{message.kind} for {message.cause}" for message in messages])
+
+
+def queue(connection: sqlite3.Connection, messages: Sequence[NewOutbound], now: float, reasons: Sequence[str]) -> None:
+    """Messages that leave, due at once; for each what history says of it."""
     insert(
         connection,
         "INSERT INTO outbound (id, kind, cause, inbox, content, reverse_path, recipient, domain, return_to, state, attempts,"
-        " created_at, due_at, expires_at, claim, changed_at, route, head, notify, orcpt, ret, envid)",
+        " created_at, due_at, expires_at, claim, changed_at, route, head, notify, orcpt, ret, envid, requiretls)",
         [
             (
                 message.id,
@@ -221,8 +282,10 @@ def _store_along(connection: sqlite3.Connection, settlements: Sequence[Settlemen
                 *message.wish,
                 message.ret,
                 message.envid,
+                message.requiretls,
             )
             for message in messages
         ],
     )
-    tell(connection, [(m.id, now, "queue", State.QUEUED, f"{m.kind} for {m.cause}") for m in messages])
+    told = zip(messages, reasons, strict=True)
+    tell(connection, [(message.id, now, "queue", State.QUEUED, reason) for message, reason in told])
