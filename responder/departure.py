@@ -10,6 +10,7 @@ from typing import Final
 
 from responder.clock import Clock
 from responder.config import Config
+from responder.delivery.providers import providers
 from responder.dns import Resolver
 from responder.mail.status import Failure
 from responder.observe import event
@@ -30,7 +31,7 @@ from responder.tlsreports import TLSReports
 
 POLICIES: Final = ".mta-sts"  # no inbox has such a name: a local part does not begin with a dot (RFC 5321 4.1.2)
 ROUND: Final = 3600.0  # seconds between two looks for policies that have to be fetched anew
-_OURS: Final = ("hostname", "delivery", "sources", "tls_policy")  # the tables that the way out is made of
+_OURS: Final = ("hostname", "delivery", "providers", "sources", "tls_policy")  # the tables that the way out is made of
 
 
 class Departure:
@@ -93,7 +94,13 @@ class Departure:
         believe = {"auto": None, "on": True, "off": False}[config.tls_policy.dane]
         resolver = Resolver(delivery.nameservers, clock=self._clock, believe_ad=believe)
         policies = self._make_policies(config, old, resolver)
-        pool = Pool(self._clock, max_messages=delivery.messages_per_connection)
+        counted = {
+            suffix: table.messages_per_connection
+            for table in providers(config).values()
+            if table.messages_per_connection is not None
+            for suffix in table.suffixes
+        }
+        pool = Pool(self._clock, max_messages=delivery.messages_per_connection, by_suffix=counted)
         if delivery.transport == "smarthost":
             return SmarthostTransport(
                 settings,

@@ -71,6 +71,7 @@ class Provider(Table):
 
     suffixes: Annotated[tuple[Domain, ...], AfterValidator(distinct)] = ()  # of the names of their MX hosts
     connections: Count = 10
+    messages_per_connection: Count | None = None  # None: delivery.messages_per_connection
     rate: MaybeRate = None  # None: delivery.rate
 
 

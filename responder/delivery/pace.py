@@ -124,7 +124,10 @@ class Pace:
             room.resize(max(1, min(room.limit, parcel.connections) // 2))
         elif sign is Sign.DOWN:
             room.down.add(parcel.place)
-        operators = not parcel.place or ":" in parcel.place
+        operators = not parcel.place or (
+            parcel.place[-1].isdigit() and ":" in parcel.place
+        )  # host:port, not [IPv6:...]
+        longest = min(PAUSE if operators else LONGEST, max(self._retry))
         return Note(
             place=parcel.place,
             provider=parcel.provider,
@@ -134,8 +137,9 @@ class Pace:
             known=parcel.known,
             reason=describe(results[0])[:REASON],
             # Nobody is left in peace for longer than a mail would wait anyway; a host of the operator's own is back soon.
-            first=min(PAUSE, self._retry[0]),
-            longest=min(PAUSE if operators else LONGEST, max(self._retry)),
+            # Hosts that are known to be dead are not asked any sooner than that.
+            first=min(longest, max(min(PAUSE, self._retry[0]), max([result.pause for result in results]))),
+            longest=longest,
         )
 
 

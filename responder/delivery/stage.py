@@ -17,7 +17,7 @@ from responder.config import Config
 from responder.delivery.pace import Pace
 from responder.delivery.reputation import Reputation
 from responder.delivery.telling import Telling, describe
-from responder.mail.address import AddressError, parse
+from responder.mail.address import AddressError, from_header, parse
 from responder.mail.backoff import next_attempt
 from responder.mail.envelope import Wish
 from responder.mail.headers import Headers, split_section
@@ -66,7 +66,8 @@ class Delivery:
 
     @config.setter
     def config(self, config: Config) -> None:
-        self._config = self._telling.config = config
+        self._config = config
+        self._telling.follow(config)
         self._pace.follow(config)
 
     async def claim(self, token: str, limit: int) -> tuple[list[Parcel], float | None]:
@@ -126,10 +127,14 @@ class Delivery:
             ret=first.ret,
             envid=first.envid,
             requiretls=first.requiretls,
-            # A null reverse-path does not tell whose mail it is.
-            domain="" if first.reverse_path else self.config.domains[0],
+            domain="" if first.reverse_path or not self.config.sources else self._author(content),
             tls_optional=tls_optional(first, content),
         )
+
+    def _author(self, content: bytes) -> str:
+        """Whose mail it is where the null reverse-path does not tell: From's domain, where that has a place of its own."""
+        found = {address.domain for _, address in from_header(Headers.parse(split_section(content)).get("From"))}
+        return next((domain for domain in found if domain in self.config.sources), self.config.domains[0])
 
     def _end(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
         """What an attempt means for one recipient."""
@@ -202,7 +207,7 @@ class Delivery:
             state.lower(),
             level=logging.WARNING if state in (State.BOUNCED, State.FAILED) else logging.INFO,
             id=item.id,
-            inbox=item.inbox,
+            inbox=item.inbox or None,
             kind=item.kind,
             cause=item.cause,
             to=item.recipient,

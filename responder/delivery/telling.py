@@ -1,15 +1,16 @@
 """Who is told what became of a message: notifications (RFC 3464), stored with the step that they tell of.
 
-Who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). The DSN for one copy of a list's mail
-comes to ourselves: it is stored as a mail that has arrived at the copy's bounce address.
+Who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). What goes to one of our own mailboxes, or
+to the bounce address of a list's copy, comes to ourselves: it is stored as a mail that has arrived there.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from responder.agents.router import Route, Router
 from responder.clock import Clock
-from responder.config import BOUNCES, Config
+from responder.config import Config
 from responder.inbound.limits.gatekeeper import RateCounter
 from responder.mail.address import Address, AddressError, parse
 from responder.mail.dsn import ReportedRecipient, compose_dsn
@@ -26,13 +27,18 @@ SUPPRESSED = "5.7.1"  # RFC 3463 3.8: delivery not authorized
 
 
 class Telling:
-    """The notifications of one process. `config` follows a reload."""
+    """The notifications of one process."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
-        self.config = config
+        self.follow(config)
         self._clock = clock
         self._rate = config.reply.per_sender
         self._told = RateCounter(self._rate, clock)  # by whom they go to
+
+    def follow(self, config: Config) -> None:
+        """Take a new configuration."""
+        self.config = config
+        self._router = Router(config.inboxes, config.domains)
 
     def give_up(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
         """A final failure: a DSN to who sent the mail, if anybody; a mailbox that does not exist is not written to again."""
@@ -63,7 +69,9 @@ class Telling:
             return Settlement(Event.FAIL, reason)
         if not item.wish.failure:  # RFC 3461 4.1
             return Settlement(Event.FAIL, f"{reason}; its sender asked not to be told")
-        if item.kind != "list" and not self._may_tell(to):
+        if self._router.serves(to.domain) and self._router.find(to) is None:
+            return Settlement(Event.FAIL, f"{reason}; its sender has no inbox here")
+        if not self._may_tell(item, to):
             return Settlement(Event.FAIL, f"{reason}; not told to its sender: {self._rate} notifications reached")
         now = self._clock.now()
         identifier = self._clock.new_id()
@@ -72,8 +80,6 @@ class Telling:
         if expired:
             failed = replace(failed, status=EXPIRED)
         message = self._compose(item, to, failed, content, message_id)
-        if item.kind == "list":
-            return Settlement(Event.BOUNCE, reason, arrivals=(_arrival(item, identifier, message_id, message, now),))
         return self._with(Settlement(Event.BOUNCE, reason), item, to, identifier, message)
 
     def delayed(self, item: OutboundItem, result: RecipientResult, content: bytes) -> Settlement:
@@ -84,7 +90,7 @@ class Telling:
             to = parse(item.return_to)
         except AddressError:
             return nothing
-        if item.kind == "list" or not item.wish.delay or not self._may_tell(to):
+        if item.kind == "list" or not item.wish.delay or not self._may_tell(item, to):
             return nothing
         identifier = self._clock.new_id()
         delayed = replace(_reported(item, result, self._clock.now()), action="delayed", retry_until=item.expires_at)
@@ -99,7 +105,7 @@ class Telling:
             to = parse(item.return_to)
         except AddressError:
             return settlement
-        if not self._may_tell(to):
+        if not self._may_tell(item, to):
             return replace(settlement, reason=f"{settlement.reason}; not told to its sender: {self._rate} reached")
         identifier = self._clock.new_id()
         relayed = replace(_reported(item, result, self._clock.now()), action="relayed")
@@ -125,8 +131,15 @@ class Telling:
     def _with(
         self, settlement: Settlement, item: OutboundItem, to: Address, identifier: str, message: bytes
     ) -> Settlement:
-        """A settlement and the notification that tells of it."""
+        """A settlement and the notification that tells of it: for one of our own mailboxes a mail that has arrived."""
         now = self._clock.now()
+        if self._router.serves(to.domain):
+            route = self._router.find(to)
+            return (
+                settlement
+                if route is None
+                else replace(settlement, arrivals=(self._arrival(item, route, identifier, message),))
+            )
         outbound = notification(
             id=identifier,
             cause=item.id,
@@ -138,9 +151,27 @@ class Telling:
         )
         return replace(settlement, outbound=(outbound,), contents=((identifier, message),))
 
-    def _may_tell(self, to: Address) -> bool:
+    def _arrival(self, item: OutboundItem, route: Route, identifier: str, message: bytes) -> NewMail:
+        """The DSN as a mail that has come to us: to ourselves it needs no SMTP, no trace field, and no luck with our own MX."""
+        return NewMail(
+            id=identifier,
+            received_at=self._clock.now(),
+            reverse_path="",  # RFC 5321 6.1
+            peer="",
+            helo="",
+            message_id=f"<auto.{identifier}@{self.config.hostname}>",
+            content=message,
+            recipients=((str(route.mailbox), route.inbox),),
+            note=f"from ourselves, about {item.id}",
+        )
+
+    def _may_tell(self, item: OutboundItem, to: Address) -> bool:
         """Whether somebody gets one more notification, and count it. Senders are forged: who writes many mails in another's name,
-        to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it."""
+        to where they are refused, must not flood that one by us. What is not told is FAILED, where an operator sees it. A list's
+        reports come to ourselves, and whom `[relay]` lets in is no stranger: one application may send thousands.
+        """
+        if item.kind in ("list", "relay"):
+            return True
         if self._rate != self.config.reply.per_sender:  # a reload
             self._rate = self.config.reply.per_sender
             self._told = RateCounter(self._rate, self._clock)
@@ -159,21 +190,6 @@ def _reported(item: OutboundItem, result: RecipientResult, now: float) -> Report
         last_attempt=now,
         orcpt=item.wish.orcpt,
         reason=result.reason or Reason.UNKNOWN,
-    )
-
-
-def _arrival(item: OutboundItem, identifier: str, message_id: str, message: bytes, now: float) -> NewMail:
-    """The DSN as a mail that has come to us: to ourselves it needs no SMTP, no trace field, and no luck with our own MX."""
-    return NewMail(
-        id=identifier,
-        received_at=now,
-        reverse_path="",  # RFC 5321 6.1
-        peer="",
-        helo="",
-        message_id=message_id,
-        content=message,
-        recipients=((item.return_to, BOUNCES),),
-        note=f"from ourselves: {item.id} was given up",
     )
 
 

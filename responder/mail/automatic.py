@@ -139,12 +139,6 @@ def count_received(message: Headers | bytes) -> int:
     return headers.count("Received")
 
 
-def is_own_id(message_id: str, hostname: str) -> bool:
-    """Whether that Message-ID was made by this very server for something that it sent."""
-    match = AUTO_ID.search(message_id[:MAX_VALUE])
-    return match is not None and match[2].casefold() == hostname.casefold()
-
-
 def _judge_loop(recipient: Address, headers: Headers, policy: Policy) -> Reason | None:
     if policy.is_bounce(recipient):
         return _reason("bounce-address", "recipient", str(recipient), Stops.ALL)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import count
+from types import MappingProxyType
 from typing import NamedTuple
 
 from responder.clock import Clock
@@ -46,12 +48,14 @@ class Pool:
         *,
         idle: float = 10.0,  # seconds; long waits hold the remote host's resources (RFC 5321 4.5.4.1 asks for moderation)
         max_messages: int = 100,  # on one connection: some hosts count, and a fresh one spreads load over their MX
+        by_suffix: Mapping[str, int] = MappingProxyType({}),  # the same for hosts in these domains
         max_per_host: int = 10,
         max_total: int = 200,
     ) -> None:
         self._clock = clock
         self._idle_limit = idle
         self._max_messages = max_messages
+        self._by_suffix = by_suffix
         self._max_per_host = max_per_host
         self._max_total = max_total
         self._idle: OrderedDict[int, _Idle] = OrderedDict()  # the longest idle first
@@ -76,7 +80,7 @@ class Pool:
 
     def give(self, key: Key, session: ClientSession) -> None:
         """Keep the session for the next mail, or close it where it is spent."""
-        if self._closed or not session.reusable or session.messages_sent >= self._max_messages:
+        if self._closed or not session.reusable or session.messages_sent >= self._most(key.host):
             self._discard(session)
             return
         number = next(self._serial)
@@ -89,6 +93,15 @@ class Pool:
             self._discard(self._remove(next(iter(self._idle))).session)
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep_while_idle(), name="sweep kept connections")
+
+    def _most(self, host: str) -> int:
+        """How many messages one connection to the host may take."""
+        name = host if self._by_suffix else ""
+        while name:
+            if name in self._by_suffix:
+                return self._by_suffix[name]
+            name = name.partition(".")[2]
+        return self._max_messages
 
     def sweep(self) -> None:
         """Close what has been idle for too long, or was closed by its host."""

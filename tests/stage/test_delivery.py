@@ -84,7 +84,10 @@ async def test_answer_that_is_refused_fails_and_nobody_is_told(tmp_path: Path) -
     async with post(tmp_path, CONFIG, lambda _: NEVER) as it:
         [item] = await queue(it, "a@far.example")
         await it.turn()
-        assert await it.end(item) == (State.FAILED, "[no-such-user] 550 5.1.1 nobody here (mx.far.example [192.0.2.25])")
+        assert await it.end(item) == (
+            State.FAILED,
+            "[no-such-user] 550 5.1.1 nobody here (mx.far.example [192.0.2.25])",
+        )
         it.clock.advance(100_000)
         assert await it.turn() == []
 

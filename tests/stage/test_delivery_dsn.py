@@ -13,7 +13,7 @@ import pytest
 from responder.mail.dsn import MAX_RETURNED
 from responder.mail.envelope import Wish
 from responder.mail.lifecycle import Event, State
-from responder.outbound.base import Envelope
+from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
 from responder.outbound.session import ClientSession
 from responder.store.records import Settlement
@@ -110,6 +110,72 @@ async def test_successes_are_told_no_more_often_than_a_sender_may_be_answered(tm
         assert len(await it.turn()) == 2
         assert [(await it.end(item))[0] for item in items] == [State.DELIVERED] * 4
         assert "not told to its sender" in (await it.end(items[-1]))[1]
+
+
+async def test_sender_was_let_in_by_relay_then_it_is_told_each_time(tmp_path: Path) -> None:
+    config = configured({"echo": "answer"}, reply={"per_sender": "2/10m"})
+    async with post(tmp_path, config, lambda _: NEVER) as it:
+        items = [await queue(it, "", "relay") for _ in range(4)]
+        await it.turn()
+        assert len(await it.turn()) == 4
+        assert [(await it.end(item))[0] for item in items] == [State.BOUNCED] * 4
+
+
+@pytest.mark.parametrize(
+    ("script", "notify", "state"), [(NEVER, "", State.BOUNCED), (DELIVERED, "SUCCESS", State.DELIVERED)]
+)
+async def test_sender_has_an_inbox_here_then_its_notification_arrives_there_without_smtp(
+    tmp_path: Path, script: RecipientResult, notify: str, state: State
+) -> None:
+    async with post(tmp_path, CONFIG, lambda _: script) as it:
+        item = await queue(it, notify, "relay", return_to="Echo+app@test.example")
+        await it.turn()
+        assert (await it.end(item))[0] is state
+        assert await it.turn() == []
+        [arrived] = await claim(it.store, "answering")
+        assert (arrived.recipient, arrived.inbox, arrived.reverse_path) == ("Echo+app@test.example", "echo", "")
+        assert arrived.content is not None
+        assert b"report-type=delivery-status" in arrived.content
+
+
+async def test_sender_is_of_our_domain_and_has_no_inbox_then_the_failure_stays_with_the_operator(
+    tmp_path: Path,
+) -> None:
+    async with post(tmp_path, CONFIG, lambda _: NEVER) as it:
+        item = await queue(it, "", "relay", return_to="nobody@test.example")
+        await it.turn()
+        state, reason = await it.end(item)
+        assert state is State.FAILED
+        assert "no inbox here" in reason
+        assert await it.turn() == []
+
+
+@pytest.mark.parametrize(
+    ("reverse_path", "author", "chosen"),
+    [
+        ("", "echo@other.example", "other.example"),
+        ("", "echo@test.example", "test.example"),
+        ("", "nobody@far.example", "test.example"),
+        ("bounces+1@other.example", "echo@test.example", ""),
+    ],
+)
+async def test_domain_has_a_source_of_its_own_then_mail_from_nobody_leaves_there_too(
+    tmp_path: Path, reverse_path: str, author: str, chosen: str
+) -> None:
+    domains = {"domains": ["test.example", "other.example"], "sources": {"other.example": {"hostname": "mx2.example"}}}
+    async with post(tmp_path, configured({"echo": "answer"}, **domains), lambda _: DELIVERED) as it:
+        await accept(it.store, it.clock)
+        [item] = await claim(it.store, "answering")
+        message = replace(
+            outbound(it.clock, item.id, "one@far.example"),
+            reverse_path=reverse_path,
+            expires_at=it.clock.now() + CONFIG.delivery.expire,
+        )
+        content = f"Subject: x\r\nFrom: Echo <{author}>\r\n\r\nx\r\n".encode()
+        await it.store.settle_inbound(item, Settlement(Event.ANSWER, "so", (message,), ((message.id, content),)))
+        await it.turn()
+        [envelope] = it.transport.sent
+        assert envelope.domain == chosen
 
 
 async def test_transient_failure_tells_nothing_yet(tmp_path: Path) -> None:

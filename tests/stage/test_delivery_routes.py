@@ -84,7 +84,9 @@ async def test_route_has_connections_of_its_own(tmp_path: Path, transport: str) 
     table = {"transport": transport, "smarthost": "127.0.0.9:25", "concurrency": 100, "connections_per_host": 2}
     config = configured({"echo": "answer"}, delivery=table)
     async with post(tmp_path, config, lambda envelope: slow() if envelope.route else DELIVERED) as it:
-        routed = await put(it, *[(f"u{n}@d.example", {"route": ROUTE, "domain": ROUTE, "head": f"X: {n}\r\n"}) for n in range(9)])
+        routed = await put(
+            it, *[(f"u{n}@d.example", {"route": ROUTE, "domain": ROUTE, "head": f"X: {n}\r\n"}) for n in range(9)]
+        )
         [other] = await put(it, ("a@far.example", {"domain": "far.example"}))
         items, _ = await it.stage.claim(it.lease.token, 100)
         tasks = {item.id: asyncio.create_task(it.stage.handle(item)) for item in items}
@@ -161,7 +163,10 @@ async def test_copy_of_a_list_is_refused_then_the_report_arrives_at_its_bounce_a
         )
         it.store.wake_inbound.clear()
         await it.turn()
-        assert await it.end(item) == (State.BOUNCED, "[no-such-user] 550 5.1.1 nobody here (mx.far.example [192.0.2.25])")
+        assert await it.end(item) == (
+            State.BOUNCED,
+            "[no-such-user] 550 5.1.1 nobody here (mx.far.example [192.0.2.25])",
+        )
         assert it.store.wake_inbound.is_set()
         [arrived] = await claim(it.store, "answering")
         assert (arrived.recipient, arrived.inbox, arrived.reverse_path) == (BOUNCES, "bounces", "")

@@ -118,6 +118,18 @@ async def test_session_used_up_is_closed(sink: SMTPSink, clock: Clock) -> None:
     assert sink.verbs()[-1] == "QUIT"
 
 
+@pytest.mark.parametrize(("suffix", "kept"), [("test", 0), ("sink.test", 0), ("other.test", 1), ("ink.test", 1)])
+async def test_provider_bears_fewer_messages_then_its_hosts_get_no_more(
+    sink: SMTPSink, clock: Clock, suffix: str, kept: int
+) -> None:
+    pool = Pool(clock, max_messages=2, by_suffix={suffix: 1})
+    session = await connect(sink)
+    await session.send(MAIL)
+    pool.give(KEY, session)
+    assert len(pool) == kept
+    await pool.close_all()
+
+
 async def test_too_many_then_the_longest_idle_is_closed(sink: SMTPSink, clock: Clock) -> None:
     pool = Pool(clock, max_per_host=2, max_total=3)
     sessions = [await connect(sink) for _ in range(5)]

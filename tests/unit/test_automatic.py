@@ -17,7 +17,6 @@ from responder.mail.automatic import (
     Verdicts,
     count_received,
     is_bounce_address,
-    is_own_id,
     judge,
 )
 from responder.mail.headers import Headers
@@ -262,12 +261,6 @@ def test_own_message_id_coming_back_stops_forwards_too() -> None:
     foreign = gate(("Message-ID", f"<auto.{ID}.0.0@mx.there.example>"))
     assert foreign is not None
     assert foreign.stops is Stops.ANSWER
-
-
-def test_own_id_is_told_from_others() -> None:
-    assert is_own_id(f"<auto.{ID}.0.1@mx.here.example>", "mx.here.example")
-    assert not is_own_id(f"<auto.{ID}.0.1@mx.here.example.org>", "mx.here.example")
-    assert not is_own_id("<x@mx.here.example>", "mx.here.example")
 
 
 @pytest.mark.parametrize("value", ["echo@here.example", "<Echo@HERE.example>", " echo+tag@here.example "])

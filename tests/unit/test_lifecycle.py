@@ -71,7 +71,9 @@ def test_every_state_is_reached_and_only_final_ones_and_held_wait_for_a_person(n
     reached = {INITIAL[name]} | set(machine.values())
     assert reached == set(states(machine))
     waiting = {
-        state for state in states(machine) if not any(at is state for at, event in machine if event not in OPERATOR | LATER)
+        state
+        for state in states(machine)
+        if not any(at is state for at, event in machine if event not in OPERATOR | LATER)
     }
     assert waiting == set(final_states(machine))
 

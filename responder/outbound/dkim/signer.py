@@ -51,16 +51,11 @@ class Message:
         self._fields = _fields(section)
         self._body_hash = b""
 
-    @property
-    def can_be_signed(self) -> bool:
-        """Whether its header section is one, with a From: verifiers differ in what they make of any other."""
-        return self._fields is not None and b"from" in self._fields
-
     def drafts(
         self, keys: Sequence[SigningKey], domain: str, terms: Terms, now: float, head: bytes = b""
     ) -> list[Draft]:
-        """The fields to put in front of it, one for each key in their order, without their signatures yet; none where it can't be
-        signed.
+        """The fields to put in front of it, one for each key in their order, without their signatures yet; none where its header
+        section is none, or has no From: verifiers differ in what they make of that.
 
         `domain` is that of the keys, with A-labels; `head` are fields that will stand before the message, and are covered.
         """

@@ -14,11 +14,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from responder.mail.pacing import START, Room, Sign, pause
+from responder.mail.pacing import LONGEST, SPREAD, START, Room, Sign, pause
 from responder.store.records import DestinationView, Note, Pacing
 
 AHEAD = 2  # parcels that are claimed for one connection of a provider that has proven itself
 BURST = 1.0  # seconds whose share of a rate may leave at once: claims are not made for each message
+FURTHEST = LONGEST * (
+    1 + SPREAD
+)  # seconds from now that a pause may end: what lies behind was written by a clock that was wrong
 REMEMBERED = 86400.0  # seconds that a place or provider is remembered of which there is nothing new
 
 
@@ -28,8 +31,8 @@ def place_of(route: str, domain: str, one_way: bool) -> str:
 
 
 def named_by_operator(place: str) -> bool:
-    """Whether the operator said where this goes: a route has a port, a domain has none."""
-    return not place or ":" in place
+    """Whether the operator said where this goes: a route has a port, a domain has none, an address literal of IPv6 neither."""
+    return not place or (":" in place and not place.endswith("]"))
 
 
 @dataclass(slots=True)
@@ -89,11 +92,12 @@ class Paces:
             if provider is None:
                 self._places[place] = Place(place, operators)
             else:
+                rests = _believed(rests, self._now)
                 self._places[place] = Place(provider, operators or bool(known), rests, failures, reason)
             provider = provider or place
             if provider not in self._providers:
                 self._providers[provider] = _provider(
-                    pace, operators, self._pacing.of(provider).connections, self._pacing.start
+                    pace, operators, self._pacing.of(provider).connections, self._now, self._pacing.start
                 )
 
     def __getitem__(self, place: str) -> Place:
@@ -116,6 +120,14 @@ class Paces:
         known = self._places[place]
         return max(known.rests, self._providers[known.provider].rests) > self._now
 
+    def trouble(self, place: str) -> str:
+        """Why one mail at a time finds out whether the place is back, or its provider; "" where that is not so."""
+        known = self._places[place]
+        if known.failures or not self._providers[known.provider].room.failures:
+            return known.reason
+        [reason] = self._connection.execute("SELECT reason FROM pace WHERE provider = ?", (known.provider,)).fetchone()
+        return str(reason)
+
     def full(self) -> list[str]:
         """Providers that have no room left, or rest."""
         return [name for name in self._providers if not self._has_room(name)]
@@ -128,7 +140,9 @@ class Paces:
         provider = self._providers[known.provider]
         interval = self._pacing.of(known.provider).interval
         if interval:
-            provider.next_at = max(provider.next_at, self._now - (BURST if interval < BURST else 0.0)) + interval
+            # One in the future would not have let it pass, so it is none of this rate's.
+            due = min(provider.next_at, self._now)
+            provider.next_at = max(due, self._now - (BURST if interval < BURST else 0.0)) + interval
             provider.rated = True
         self._mine[known.provider] += 1
         self._sending[place] += 1
@@ -137,7 +151,10 @@ class Paces:
     def _has_room(self, name: str) -> bool:
         provider = self._providers[name]
         allowance = self._pacing.of(name)
-        if provider.rests > self._now or (allowance.interval and provider.next_at > self._now):
+        if provider.rests > self._now:
+            return False
+        # What lies further ahead is another rate's, or another clock's.
+        if allowance.interval and _believed(provider.next_at, self._now, allowance.interval) > self._now:
             return False
         share = provider.room.places(allowance.connections) - self._others[name]
         ahead = AHEAD if provider.room.proven and not provider.room.failures else 1
@@ -152,18 +169,24 @@ class Paces:
             )
 
 
-def _provider(pace: Sequence[float | None], operators: bool, limit: int, start: float = START) -> _Provider:
+def _believed(until: float, now: float, longest: float = FURTHEST) -> float:
+    """A time before which nothing is done, unless it lies too far ahead to have been meant."""
+    return until if until <= now + max(longest, FURTHEST) else 0.0
+
+
+def _provider(pace: Sequence[float | None], operators: bool, limit: int, now: float, start: float = START) -> _Provider:
     room, threshold, proven, failures, rests, next_at = pace
     if room is None or threshold is None:
         return _Provider(Room(float(limit), proven=True) if operators else Room(start), 0.0, 0.0)
-    return _Provider(Room(room, threshold, bool(proven), int(failures or 0)), rests or 0.0, next_at or 0.0)
+    known = Room(room, threshold, bool(proven), int(failures or 0))
+    return _Provider(known, _believed(rests or 0.0, now), next_at or 0.0)
 
 
 _KEEP_PACE = (
     "INSERT INTO pace (provider, room, threshold, proven, failures, rests, next_at, reason, changed_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (provider) DO UPDATE SET room = excluded.room,"
     " threshold = excluded.threshold, proven = excluded.proven, failures = excluded.failures, rests = excluded.rests,"
-    " next_at = max(next_at, excluded.next_at), reason = iif(excluded.reason = '', reason, excluded.reason),"
+    " next_at = excluded.next_at, reason = iif(excluded.reason = '', reason, excluded.reason),"
     " changed_at = excluded.changed_at"
 )
 _KEEP_PLACE = (
@@ -189,7 +212,9 @@ def note(connection: sqlite3.Connection, notes: Sequence[Note], now: float) -> l
         new = 0.0
         if one.sign is Sign.GOOD:
             rests, failures, reason = 0.0, 0, ""
-        elif one.sign is Sign.DOWN and rests <= now:  # not for each of those that had begun before it rested
+        elif (
+            one.sign is Sign.DOWN and _believed(rests, now) <= now
+        ):  # not for each of those that had begun before it rested
             failures += 1
             rests = new = now + pause(failures, one.chance, one.first, one.longest)
             reason = one.reason
@@ -206,7 +231,7 @@ def _pace(connection: sqlite3.Connection, one: Note, now: float) -> float:
     row = connection.execute(
         "SELECT room, threshold, proven, failures, rests, next_at FROM pace WHERE provider = ?", (one.provider,)
     ).fetchone()
-    known = _provider(row or (None,) * 6, named_by_operator(one.place), one.limit)
+    known = _provider(row or (None,) * 6, named_by_operator(one.place), one.limit, now)
     if known.rests > now:
         return 0.0
     room, needs_pause = known.room.after(one.sign, one.limit)

@@ -22,6 +22,7 @@ from responder.mail.lifecycle import Event, State
 from responder.store.records import Pacing, Parcel
 from responder.store.sqlite.pace import (
     AHEAD,
+    FURTHEST,
     Paces,
     behind,
     charge,
@@ -40,7 +41,7 @@ PAGE = 1000  # arrivals that one claim looks at, where there is a crowd
 NEWEST = 100  # and of the last ones to come, where there are more: an answer must not wait for a list's copies to be looked at
 FEW = 32  # arrivals that any claim looks at
 PATIENCE = 2.0  # seconds that they may wait where they are, for the next claim to look at
-LATE = 100  # items of a place that does not come back whose senders are told by one claim
+LATE = 100  # items of places that do not come back whose senders are told by one claim
 
 _ARRIVED = f"SELECT {COLUMNS} FROM outbound o WHERE {WAITING} AND o.rank = 0 AND o.due_at <= ? ORDER BY o.due_at"
 
@@ -137,9 +138,9 @@ class _Choice:
     def _heads(self) -> Generator[tuple[float, str], None, None]:
         """The places that have a backlog and may be spoken to, by the rank of what comes first there."""
         cursor = self._connection.execute(
-            "SELECT head, place FROM destination WHERE head > 0 AND rests <= ?"
+            "SELECT head, place FROM destination WHERE head > 0 AND (rests <= ? OR rests > ?)"
             " AND provider NOT IN (SELECT value FROM json_each(?)) ORDER BY head",
-            (self._now, json.dumps(self._paces.full())),
+            (self._now, self._now + FURTHEST, json.dumps(self._paces.full())),
         )
         try:
             while chunk := cursor.fetchmany(2 * self._limit):
@@ -177,12 +178,12 @@ class _Choice:
             self._misplaced(place)
             return
         room = self._paces.share(place) * AHEAD
-        known = self._paces[place]
         if room <= 0 or self._paces.rests(place):
             return
         self._visited.append(place)
-        if known.failures:
-            self._tell_late(place, known.reason)
+        trouble = self._paces.trouble(place)
+        if trouble and not self._tell_late(place, trouble):
+            return
         waiting = (
             f"SELECT {COLUMNS} FROM outbound o WHERE o.place = ? AND {WAITING} AND o.rank > 0 ORDER BY o.rank LIMIT ?"
         )
@@ -201,17 +202,20 @@ class _Choice:
             (place,),
         )
 
-    def _tell_late(self, place: str, reason: str) -> None:
-        """One mail at a time is tried where nobody could be spoken to. Those whose time is over must end all the same."""
+    def _tell_late(self, place: str, reason: str) -> bool:
+        """One mail at a time is tried where nobody could be spoken to. Those whose time is over must end all the same: whether that
+        is all of them. Before, none is tried, as the place may rest behind it; the next claim tells more."""
+        left = LATE - len(self._late)
         warn_after = self._pacing.warn_after
         warned = "OR (o.warned = 0 AND o.created_at <= ?)" if warn_after else "OR ? > 0"
         rows = self._connection.execute(
             f"SELECT {COLUMNS} FROM outbound o WHERE o.place = ? AND {WAITING} AND o.rank > 0"
-            f" AND (o.expires_at <= ? {warned}) LIMIT {LATE}",
-            (place, self._now, self._now - warn_after if warn_after else 0),
-        )
-        for row in rows.fetchall():
+            f" AND (o.expires_at <= ? {warned}) LIMIT ?",
+            (place, self._now, self._now - warn_after if warn_after else 0, left),
+        ).fetchall()
+        for row in rows:
             self._late[row[0]] = Row._make(row), reason
+        return len(rows) < left
 
     def _joins(self, row: Row) -> bool:
         """Whether the row goes along with one that was chosen."""

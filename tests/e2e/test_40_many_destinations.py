@@ -1,0 +1,199 @@
+"""A server with a long queue to very many domains, over real DNS and new connections to real hosts: a tenth of them is dead, in
+six ways, and the others' mail takes no longer for that.
+
+The figures are printed: a run with `-s` tells them. RESPONDER_MANY_HOSTS=100000 is the size that the promise speaks of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from responder.clock import SystemClock
+from responder.store.sqlite import SQLiteStore
+from tests.support.crowd import raise_descriptors
+from tests.support.fleet import Fleet, FleetProcess, Seen, address
+from tests.support.many import CONTENT, messages
+from tests.support.server import ROOT, ServerProcess, configuration, free_port
+from tests.support.waiting import until
+
+MAILS = int(os.environ.get("RESPONDER_MANY_HOSTS", "6000"))
+DOMAINS = MAILS // 20
+PAIRS = int(os.environ.get("RESPONDER_MANY_PAIRS", "1"))  # of runs, alone and together
+DEAD = 10  # one in so many domains
+FACTOR = 1.5  # 1.2 is what is promised, on a machine that has nothing else to do
+LIVE, SILENT, FULL, REFUSED = 1, 2, 3, 4  # groups of addresses
+WAYS = ("refused", "silent", "no answer to SYN", "no such domain", "DNS failure", "DNS says nothing")
+
+
+def way_of(number: int) -> str:
+    """How the domain of that number is dead; "" where it is not."""
+    return "" if number % DEAD else WAYS[number // DEAD % len(WAYS)]
+
+
+def zone_of(number: int) -> dict[str, Any]:
+    """The names of one domain."""
+    domain, way = f"d{number}.example", way_of(number)
+    if way == "no such domain":
+        return {}
+    if way in ("DNS failure", "DNS says nothing"):
+        return {domain: "SERVFAIL" if way == "DNS failure" else "TIMEOUT"}
+    group = {"": LIVE, "silent": SILENT, "no answer to SYN": FULL, "refused": REFUSED}[way]
+    host = f"mx.{domain}"
+    return {
+        domain: {"MX": [[10, host]], "TTL": 3600},
+        host: {"A": [address(group, number)], "TTL": 3600},
+        f"_mta-sts.{domain}": {},
+    }
+
+
+@contextlib.contextmanager
+def name_server(folder: Path, zone: Mapping[str, Any]) -> Iterator[str]:
+    """A name server in a process of its own."""
+    file, port = folder / "zone.json", free_port()
+    file.write_text(json.dumps(zone))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.dns_server", str(file), str(port)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline().startswith(b"ready")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def served(nameserver: str, port: int, **changes: Any) -> dict[str, Any]:
+    """A server that delivers to loopback."""
+    delivery = {"transport": "mx", "nameservers": [nameserver], "port": port, "allow_private_addresses": True}
+    return configuration(delivery=delivery, queue={"lease": "30s"}, **changes)
+
+
+def fill(database: Path, numbers: list[int], mails: int) -> None:
+    """Queue so many mails, to one domain after the other."""
+
+    async def put() -> None:
+        store = SQLiteStore(database, SystemClock())
+        await store.open()
+        made = messages(mails, numbers)
+        for at in range(0, mails, 1000):
+            part = made[at : at + 1000]
+            await store.enqueue(part, [(message.id, CONTENT) for message in part])
+        await store.close()
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    asyncio.run(put())
+
+
+@dataclass
+class Usage:
+    """What a server process had at the most."""
+
+    descriptors: int = 0
+    memory: float = 0.0  # MB
+
+    def look(self, pid: int) -> None:
+        self.descriptors = max(self.descriptors, len(os.listdir(f"/proc/{pid}/fd")))
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                self.memory = int(line.split()[1]) / 1024
+
+
+@dataclass
+class Run:
+    """What came of one run. `states` are counts of items by (way that their domain is dead, state, attempts)."""
+
+    took: float
+    usage: Usage
+    seen: Seen
+    states: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    due: dict[str, list[float]] = field(default_factory=dict)  # seconds until the next attempt of what was tried, by way
+
+
+def deliver(folder: Path, *, only_live: bool) -> Run:
+    """Deliver all, until each live domain has its mail; `only_live`: with no other in the queue."""
+    numbers = [n for n in range(DOMAINS) if not (only_live and way_of(n))]
+    expect = sum(not way_of(n) for n in range(DOMAINS)) * (MAILS // DOMAINS)
+    fleet = Fleet(
+        free_port(),
+        live=[address(LIVE, n) for n in range(DOMAINS) if not way_of(n)],
+        silent=[address(SILENT, n) for n in range(DOMAINS) if way_of(n) == "silent"],
+        full=[address(FULL, n) for n in range(DOMAINS) if way_of(n) == "no answer to SYN"],
+    )
+    folder.mkdir()
+    zone = {name: entry for n in numbers for name, entry in zone_of(n).items()}
+    with name_server(folder, zone) as nameserver, FleetProcess(folder, fleet, expect) as hosts:
+        server = ServerProcess(folder, served(nameserver, fleet.port))
+        fill(server.database, numbers, len(numbers) * (MAILS // DOMAINS))
+        usage = Usage()
+        began = time.monotonic()
+        server.start()
+        try:
+            assert server.process is not None
+            while (ended := hosts.wait(0.1)) is None:
+                usage.look(server.process.pid)
+                assert time.monotonic() - began < 60 + MAILS / 50, "they take far too long"
+            usage.look(server.process.pid)
+            run = Run(ended - began, usage, hosts.end())
+            until(lambda: settled(server.database) >= expect, 30, "what was taken is not noted")
+            tell(server.database, run)
+        finally:
+            server.kill()  # a drain would wait for those that say nothing
+    return run
+
+
+def settled(database: Path) -> int:
+    """How many were delivered."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found: int = connection.execute("SELECT count(*) FROM outbound WHERE state = 'DELIVERED'").fetchone()[0]
+    return found
+
+
+def tell(database: Path, run: Run) -> None:
+    """Read what the store knows of each item."""
+    now = SystemClock().now()
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT domain, state, attempts, due_at FROM outbound").fetchall()
+    for domain, state, attempts, due in rows:
+        way = way_of(int(domain[1:].partition(".")[0]))
+        run.states[way, state, attempts] += 1
+        if state == "DEFERRED":
+            run.due.setdefault(way, []).append(due - now)
+
+
+def test_many_real_destinations_when_a_tenth_is_dead_then_the_rest_takes_no_longer(tmp_path: Path) -> None:
+    raise_descriptors(DOMAINS + 5000)
+    ratios = []
+    for pair in range(PAIRS):
+        order = ("alone", "together") if pair % 2 == 0 else ("together", "alone")
+        runs = {name: deliver(tmp_path / f"{name}{pair}", only_live=name == "alone") for name in order}
+        alone, together = runs["alone"], runs["together"]
+        ratios.append(together.took / alone.took)
+        live = len(alone.seen.recipients)
+        print(
+            f"\n{MAILS} mails, {DOMAINS} domains: the live alone {alone.took:.1f} s ({live / alone.took:.0f}/s),"
+            f" with the dead {together.took:.1f} s: {ratios[-1]:.2f}"
+        )
+        for name, run in runs.items():
+            print(
+                f"{name}: {run.seen.connections} connections, {run.seen.most} at a time; server: {run.usage.memory:.0f} MB,"
+                f" {run.usage.descriptors} descriptors"
+            )
+        print(sorted(together.states.items()))
+        print({way: (len(due), round(min(due)), round(max(due))) for way, due in together.due.items()})
+        for run in runs.values():
+            assert len(run.seen.recipients) == live and set(run.seen.recipients.values()) == {1}
+    assert statistics.median(ratios) < FACTOR
