@@ -30,6 +30,9 @@ from responder.store.records import Memory, Value
 from responder.tlsreports import TLSReports
 
 POLICIES: Final = ".mta-sts"  # no inbox has such a name: a local part does not begin with a dot (RFC 5321 4.1.2)
+NAMES: Final = 40_000
+"""Answers of name servers that are kept: some 20 MB. Each destination has four, and a queue that holds a few thousand goes round and
+round: with a smaller cache each mail would ask for all of them again."""
 ROUND: Final = 3600.0  # seconds between two looks for policies that have to be fetched anew
 _OURS: Final = ("hostname", "delivery", "providers", "sources", "tls_policy")  # the tables that the way out is made of
 
@@ -88,11 +91,12 @@ class Departure:
             own=self.own,
             source_address=delivery.source_address,
             sources=sources(config),
+            providers={suffix: name for name, table in providers(config).items() for suffix in table.suffixes},
             # A dead host may be asked again before the first mail that it made wait comes back.
             rests=Rests(min(RESTS.first, 0.75 * delivery.retry[0]), min(RESTS.longest, max(delivery.retry))),
         )
         believe = {"auto": None, "on": True, "off": False}[config.tls_policy.dane]
-        resolver = Resolver(delivery.nameservers, clock=self._clock, believe_ad=believe)
+        resolver = Resolver(delivery.nameservers, clock=self._clock, believe_ad=believe, max_entries=NAMES)
         policies = self._make_policies(config, old, resolver)
         counted = {
             suffix: table.messages_per_connection

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -88,9 +89,9 @@ class SigningKeys(FollowedFiles):
         return [domain for domain in self._ours if "." in domain and not self.find(domain)]
 
     def _look(self) -> Mark:
-        places = [path for path in sorted(self._paths[0].glob("[!.]*")) if path.is_dir()]
+        places = [place for place in _within(self._paths[0]) if os.path.isdir(place)]
         files = [
-            path for place in places for pattern in ("*.pem", folder.INDEX) for path in sorted(place.glob(pattern))
+            path for place in places for path in _within(place) if path.suffix == ".pem" or path.name == folder.INDEX
         ]
         return (*super()._look(), *[mark(path) for path in [*places, *files]])
 
@@ -232,6 +233,14 @@ def _hashed(content: bytes) -> Message:
     message = Message(canonical(content))
     assert message.body_hash
     return message
+
+
+def _within(place: Path) -> list[Path]:
+    """What stands in a folder, sorted; nothing where it can't be looked into (`_read` says why)."""
+    try:
+        return [place / name for name in sorted(os.listdir(place)) if not name.startswith(".")]
+    except OSError:
+        return []
 
 
 def make_signing_keys(config: Config) -> SigningKeys | None:

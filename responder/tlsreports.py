@@ -16,11 +16,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from responder.aside import aside
 from responder.clock import Clock
 from responder.config import Config
 from responder.dns import LookupFailedError, Resolver, TemporaryError
 from responder.mail.address import Address
 from responder.mail.headers import clean
+from responder.mail.suffix import organisational
 from responder.mail.tlsrpt import DAY, MAX_TEXT, Detail, Policy, Report, Tally, Target, shown, targets
 from responder.observe import event
 from responder.outbound.tls.https import HTTPSError, Web
@@ -37,6 +39,13 @@ TOGETHER: Final = 8  # domains that are looked up at a time
 EARLIEST: Final = 1_800.0  # seconds behind midnight: others' clocks, and counts that are still on their way
 LATEST: Final = 4 * 3_600.0  # RFC 8460 5.4: not all at once
 KEPT: Final = 2 * DAY  # seconds behind its day that a report is tried
+WAITS: Final = (
+    FLUSH,
+    4 * 3_600.0,
+)  # seconds until one that nobody took is tried again: at first, doubled, and at the most
+MAX_OF_ONE: Final = (
+    20  # reports a day to the names below one registered domain: who has it makes up as many as he likes
+)
 TYPE: Final = "application/tlsrpt+gzip"
 _FIRSTS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_-"  # of domains: their counts are read a part at a time
 
@@ -54,6 +63,10 @@ class TLSReports:
         self._resolver: Resolver | None = None
         self._web: Web | None = None
         self._counted: dict[tuple[int, str], Tally] = {}
+        self._waits: dict[
+            str, tuple[float, float]
+        ] = {}  # reports that nobody took: when they are tried again, and the wait
+        self._told: dict[tuple[int, str], set[str]] = {}  # the first ones by day and registered domain
         self._behind_midnight = clock.jitter(EARLIEST, LATEST)
 
     def configure(self, config: Config, resolver: Resolver | None = None, web: Web | None = None) -> None:
@@ -127,14 +140,17 @@ class TLSReports:
         """Send what is due of days that are over."""
         if self._config is None or not self._config.tls_policy.reports or self._config.delivery.transport != "mx":
             return
-        today = int(self._clock.now()) // DAY * DAY
+        now = self._clock.now()
+        today = int(now) // DAY * DAY
+        self._waits = {name: wait for name, wait in self._waits.items() if wait[0] > now - DAY}
+        self._told = {key: names for key, names in self._told.items() if key[0] >= today - KEPT}
         for day in range(today - KEPT, today, DAY):
-            if self._clock.now() < day + DAY + self._behind_midnight:
+            if now < day + DAY + self._behind_midnight:
                 continue
             for first in _FIRSTS:
                 try:
                     waiting = await self._store.values_below(INBOX, _key(day, first))
-                    names = list(waiting)
+                    names = [name for name in waiting if self._waits.get(name, (0.0, 0.0))[0] <= now]
                     for start in range(0, len(names), TOGETHER):
                         await asyncio.gather(*[self._tell(day, name) for name in names[start : start + TOGETHER]])
                 except StoreError as error:
@@ -149,7 +165,7 @@ class TLSReports:
         try:
             wanted = targets(await self._resolver.txt(f"_smtp._tls.{domain}"))
         except TemporaryError:
-            return  # the next round, while it is kept
+            return self._put_off(name)
         except LookupFailedError:
             wanted = []
         found = await self._store.values(INBOX, [name])
@@ -157,7 +173,11 @@ class TLSReports:
             return
         text, version, _ = found[name]
         done = Memory(INBOX, {name: version}, (Value(name, None),))
-        if not wanted:
+        registered = await aside(organisational, domain)
+        told = self._told.setdefault((day, registered), set())
+        if wanted and len(told) < MAX_OF_ONE:
+            told.add(name)
+        if not wanted or name not in told:
             await self._store.remember(done)
             return
         config = self._config
@@ -168,7 +188,7 @@ class TLSReports:
         mailboxes = [target.mailbox for target in wanted if target.mailbox is not None]
         posted = [await self._post(target, body, domain) for target in wanted if target.mailbox is None]
         if not mailboxes and not any(posted):
-            return  # the next round, while it is kept
+            return self._put_off(name)
         messages, contents = [], []
         for to in mailboxes:
             try:
@@ -180,6 +200,12 @@ class TLSReports:
             contents.append((message.content_id, content))
         if await self._store.enqueue(messages, contents, done):
             event("tls report", domain=domain, to=", ".join([str(to) for to in mailboxes]) or "https")
+
+    def _put_off(self, name: str) -> None:
+        """It is tried again, while it is kept: soon at first, then ever later. Anybody's record may name anybody's server."""
+        _, wait = self._waits.get(name, (0.0, 0.0))
+        wait = min(2 * wait or WAITS[0], WAITS[1])
+        self._waits[name] = self._clock.now() + wait, wait
 
     async def _post(self, target: Target, body: bytes, domain: str) -> bool:
         assert self._web is not None

@@ -54,11 +54,21 @@ class Lease:
         await self._store.sweep(self.attempts)
 
     async def run(self) -> None:
-        """Beat three times a lease, sweep after each beat, until cancelled."""
+        """Beat three times a lease, sweep after each beat, until cancelled.
+
+        Where we could not beat in time, because the store failed or the machine slept, others may not have either: they get two
+        rounds to show that they live, as what they have done and could not note yet would be done again.
+        """
+        patience = 0
         while True:
             await self._clock.sleep(self.seconds / 3)
             try:
+                if not self.valid:
+                    patience = 2
                 await self._beat()
+                if patience:
+                    patience -= 1
+                    continue
                 freed = await self._store.sweep(self.attempts)
                 if freed:
                     event("freed", level=logging.WARNING, items=freed, reason="the worker that had them died")

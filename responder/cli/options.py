@@ -40,3 +40,10 @@ def with_store(options: argparse.Namespace, work: Callable[[Store], Awaitable[T]
             await store.close()
 
     return asyncio.run(run())
+
+
+def count(argument: str) -> int:
+    """A number of items, as it was typed."""
+    if not (argument.isascii() and argument.isdigit() and 0 < int(argument[:20]) < 1 << 63):
+        raise argparse.ArgumentTypeError("wants a number from 1")
+    return int(argument)

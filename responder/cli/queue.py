@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from responder.cli import decoys, destinations, selecting
-from responder.cli.options import Verbs, configuration, with_store
+from responder.cli.options import Verbs, configuration, count, with_store
 from responder.cli.output import bold, harmless, print_json, print_table, when
 from responder.cli.selecting import add_filters, selected, text_of
 from responder.mail.lifecycle import State
@@ -31,7 +31,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         description="What waits, is under way, held, or failed, oldest first. With --state, what is in that state.",
     )
     add_filters(verb)
-    verb.add_argument("--limit", type=_count, default=1000, metavar="N", help="at most that many (default: 1000)")
+    verb.add_argument("--limit", type=count, default=1000, metavar="N", help="at most that many (default: 1000)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=list_items)
 
@@ -50,7 +50,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--by", choices=("domain", "inbox"), help="what waits to leave or has failed, for those that have most of it"
     )
-    verb.add_argument("--top", type=_count, default=20, metavar="N", help="with --by: that many of them (default: 20)")
+    verb.add_argument("--top", type=count, default=20, metavar="N", help="with --by: that many of them (default: 20)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=stats)
 
@@ -68,14 +68,6 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=explain)
-
-
-def _count(argument: str) -> int:
-    """A number of items."""
-    number = int(argument)
-    if not 0 < number < 1 << 63:
-        raise argparse.ArgumentTypeError("wants a number from 1")
-    return number
 
 
 def list_items(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from responder.agents.router import Router
 from responder.cli.options import Verbs, configuration, with_store
 from responder.cli.output import harmless, print_json
+from responder.cli.selecting import text_of
 from responder.clock import Clock, SystemClock
 from responder.config import Config
 from responder.mail.address import Address, AddressError, from_header, parse
@@ -36,10 +37,13 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         description="Compose one mail, or take it from a file, and queue it. Works beside the server, which sends it within"
         " seconds, and without it. Who is at a domain of ours gets it in the inbox. Prints the mail's id, for `explain`.",
     )
-    verb.add_argument("--from", dest="sender", metavar="ADDRESS", required=True, help="who writes: at one of `domains`")
+    verb.add_argument(
+        "--from", dest="sender", type=text_of, metavar="ADDRESS", required=True, help="who writes: at one of `domains`"
+    )
     verb.add_argument(
         "--to",
         action="extend",
+        type=text_of,
         nargs="+",
         metavar="ADDRESS",
         required=True,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from responder.cli.options import Verbs, with_store
+from responder.cli.options import Verbs, count, with_store
 from responder.cli.output import harmless, print_json, print_table, when
+from responder.cli.selecting import text_of
 from responder.clock import SystemClock
 from responder.config.units import parse_span
 from responder.mail.address import Address, AddressError, parse
@@ -24,8 +25,8 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
     text = "who is not written to"
     verb = inner.add_parser("list", parents=[common], help=text, description=f"{text.capitalize()}.")
-    verb.add_argument("--inbox", metavar="NAME", help="for that inbox alone")
-    verb.add_argument("--limit", type=_count, default=1000, metavar="N", help="at most that many (default: 1000)")
+    verb.add_argument("--inbox", type=text_of, metavar="NAME", help="for that inbox alone")
+    verb.add_argument("--limit", type=count, default=1000, metavar="N", help="at most that many (default: 1000)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=list_entries)
 
@@ -36,12 +37,18 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "addresses", type=_address, metavar="ADDRESS", nargs="+", help="a mailbox: its case does not count"
     )
     verb.add_argument(
-        "--inbox", default="", metavar="NAME", help="only what is that inbox's mail (default: of all inboxes)"
+        "--inbox",
+        type=text_of,
+        default="",
+        metavar="NAME",
+        help="only what is that inbox's mail (default: of all inboxes)",
     )
     verb.add_argument(
         "--for", dest="span", type=_span, default=0.0, metavar="TIME", help='for so long, "30d" (default: for ever)'
     )
-    verb.add_argument("--reason", default="", metavar="TEXT", help="what `suppress list` and `explain` tell")
+    verb.add_argument(
+        "--reason", type=text_of, default="", metavar="TEXT", help="what `suppress list` and `explain` tell"
+    )
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=add_entries)
 
@@ -51,7 +58,7 @@ def add(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "addresses", type=_address, metavar="ADDRESS", nargs="+", help="a mailbox: its case does not count"
     )
-    verb.add_argument("--inbox", metavar="NAME", help="of that inbox alone (default: of all)")
+    verb.add_argument("--inbox", type=text_of, metavar="NAME", help="of that inbox alone (default: of all)")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=remove_entries)
 
@@ -68,13 +75,6 @@ def _span(argument: str) -> float:
         return parse_span(argument)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(argument: str) -> int:
-    number = int(argument)
-    if not 0 < number < 1 << 63:
-        raise argparse.ArgumentTypeError("wants a number from 1")
-    return number
 
 
 def list_entries(options: argparse.Namespace) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from responder.config.names import parse_domain
 from responder.config.tables import (
@@ -48,6 +50,27 @@ def _one_of_each_family(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return addresses
 
 
+def distinct_domains(value: object) -> object:
+    """Refuses two keys that are one domain; a name that is no domain is left for its own validator."""
+    seen: dict[str, str] = {}
+    for spelling in value if isinstance(value, dict) else ():
+        try:
+            domain = parse_domain(spelling)
+        except ValueError:
+            continue
+        if domain in seen:
+            raise at((spelling,), f'is the domain "{seen[domain]}" in another spelling')
+        seen[domain] = spelling
+    return value
+
+
+def holds_every_address(networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether these hold all IPv4 or all IPv6 addresses between them."""
+    four = collapse_addresses([network for network in networks if isinstance(network, IPv4Network)])
+    six = collapse_addresses([network for network in networks if isinstance(network, IPv6Network)])
+    return any(network.prefixlen == 0 for network in four) or any(network.prefixlen == 0 for network in six)
+
+
 class Delivery(Table):
     """`[delivery]`: where mail that leaves goes, and how long that is tried."""
 
@@ -82,7 +105,7 @@ class TLSPolicy(Table):
     """`[tls_policy]`: what a connection must have before mail leaves by it."""
 
     mode: TLSMode = "opportunistic"  # the least for all
-    domains: dict[Domain, TLSMode] = Field(default={})  # in place of all else
+    domains: Annotated[dict[Domain, TLSMode], BeforeValidator(distinct_domains)] = {}  # in place of all else
     mta_sts: Bool = True
     dane: Literal["auto", "on", "off"] = "auto"
     authorities: FilePath | None = None  # None: the system's
@@ -94,20 +117,6 @@ class Source(Table):
 
     addresses: Annotated[tuple[IPAddress, ...], AfterValidator(_one_of_each_family)] = ()  # (): delivery.source_address
     hostname: Hostname | None = None  # None: the server's
-
-
-def distinct_domains(value: object) -> object:
-    """Refuses two keys that are one domain; a name that is no domain is left for its own validator."""
-    seen: dict[str, str] = {}
-    for spelling in value if isinstance(value, dict) else ():
-        try:
-            domain = parse_domain(spelling)
-        except ValueError:
-            continue
-        if domain in seen:
-            raise at((spelling,), f'is the domain "{seen[domain]}" in another spelling')
-        seen[domain] = spelling
-    return value
 
 
 class Suppression(Table):

@@ -23,6 +23,7 @@ from responder.config.departure import (
     Suppression,
     TLSPolicy,
     distinct_domains,
+    holds_every_address,
 )
 from responder.config.reception import (
     TLS,
@@ -174,6 +175,8 @@ class Config(Table):
         for number, network in enumerate(self.relay.networks):
             if network.prefixlen == 0:
                 raise at(("relay", "networks", number), "holds every address: that would be an open relay")
+        if holds_every_address(self.relay.networks):  # in pieces
+            raise at(("relay", "networks"), "hold every address together: that would be an open relay")
         for name in self.inboxes:
             domain = name.rpartition("@")[2]
             if "@" in name and domain not in self.domains:

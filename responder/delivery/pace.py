@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 
 from responder.clock import Clock
@@ -14,9 +15,11 @@ from responder.delivery.providers import providers
 from responder.delivery.telling import describe
 from responder.mail.pacing import LONGEST, PAUSE, Sign, read
 from responder.mail.status import Outcome
+from responder.mail.suffix import provider_of
 from responder.outbound.base import RecipientResult
 from responder.store.records import Allowance, Note, Pacing, Parcel
 
+LARGE = 512 << 20  # octets of large messages that one process has in memory for all that it delivers, or one message
 HANGING = 20  # deliveries that may hang, for one that goes on
 REASON = 200  # characters of what a place said that are kept with its pace
 
@@ -30,6 +33,11 @@ class Room:
         self.down: set[str] = set()  # places of the provider that turned out to be out of reach while some waited
         self._used = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def spare(self) -> int:
+        """How many connections there may be besides those that are used."""
+        return max(self.limit - self._used, 0)
 
     def resize(self, limit: int) -> None:
         """Another limit from now on. Who has a connection keeps it."""
@@ -64,10 +72,49 @@ class Room:
                 turn.set_result(None)
 
 
+class Octets:
+    """The memory of this process for large messages: whoever would pass `LARGE` waits, in the order of coming."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def held(self, octets: int) -> AsyncIterator[None]:
+        """Have so many for the length of the block. One that is larger than all goes alone; who wants none never waits."""
+        if octets and (self._waiting or not self._fits(octets)):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((octets, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # it was given them in the moment that it left
+                    self._give_back(octets)
+                raise
+        else:
+            self._used += octets
+        try:
+            yield
+        finally:
+            self._give_back(octets)
+
+    def _fits(self, octets: int) -> bool:
+        return not self._used or self._used + octets <= LARGE
+
+    def _give_back(self, octets: int) -> None:
+        self._used -= octets
+        while self._waiting and self._fits(self._waiting[0][0]):
+            wanted, turn = self._waiting.popleft()
+            if not turn.done():
+                self._used += wanted
+                turn.set_result(None)
+
+
 class Pace:
     """The rooms of one process, and the bounds that its claims keep. `config` follows a reload."""
 
     def __init__(self, config: Config) -> None:
+        self.octets = Octets()
         self._rooms: dict[str, Room] = {}
         self.follow(config)
 
@@ -104,13 +151,23 @@ class Pace:
             del self._rooms[parcel.provider]
 
     def provider(self, domain: str) -> str:
-        """The name under which the configuration knows a provider, by the registered domain of its hosts; else that domain."""
-        name = domain
-        while name:
-            if name in self._suffixes:
-                return self._suffixes[name]
-            name = name.partition(".")[2]
-        return domain
+        """The name under which the configuration knows a provider, by one of its hosts or domains; else the registered domain."""
+        return provider_of(domain, self._suffixes)
+
+    def elsewhere(self, parcel: Parcel, provider: str) -> Note | None:
+        """Where a place that nobody has spoken to turns out to be that provider's, by its hosts: it has to wait for room there."""
+        if provider in (parcel.provider, self.provider(parcel.place)):
+            return None
+        return Note(parcel.place, provider, self.pacing.of(provider).connections, Sign.NONE)
+
+    def speaks_for(self, provider: str, results: Sequence[RecipientResult]) -> bool:
+        """Whether those who were spoken to are the provider's hosts: what others say must not count as its word."""
+        return all(result.host in ("", provider) or self.provider(result.host) == provider for result in results)
+
+    def bound(self, parcel: Parcel) -> str:
+        """The provider whose hosts alone the parcel may go to, as it takes their room; "" where it has a place of its own."""
+        operators = not parcel.place or ":" in parcel.place
+        return parcel.provider if parcel.known and not operators and parcel.provider != parcel.place else ""
 
     def note(self, parcel: Parcel, results: Sequence[RecipientResult], clock: Clock) -> Note | None:
         """What an attempt tells of the place, where that is anything new. The room follows at once, before the store tells."""

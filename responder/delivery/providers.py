@@ -1,7 +1,7 @@
 """The large providers, by the hosts that their customers' MX records name, and what they bear without throttling.
 
 Field practice, and on the careful side: a provider that bears more loses us little, one that is pressed blocks us. What an
-operator sets in `[providers.NAME]` takes the place of the entry of that name here.
+operator sets in `[providers.NAME]` takes the place of what the entry of that name here says.
 """
 
 from __future__ import annotations
@@ -32,5 +32,9 @@ KNOWN: Final[Mapping[str, Provider]] = {
 
 
 def providers(config: Config) -> dict[str, Provider]:
-    """Those that are known, with the operator's in their place."""
-    return {**KNOWN, **config.providers}
+    """Those that are known, changed and joined by the operator's: what a table does not say stays as it is known."""
+    found = dict(KNOWN)
+    for name, table in config.providers.items():
+        said = {key: getattr(table, key) for key in table.model_fields_set}
+        found[name] = KNOWN[name].model_copy(update=said) if name in KNOWN else table
+    return found

@@ -23,7 +23,7 @@ from responder.mail.envelope import Wish
 from responder.mail.headers import Headers, split_section
 from responder.mail.lifecycle import Event, State
 from responder.mail.pacing import Sign
-from responder.mail.status import Failure, Outcome, Scope
+from responder.mail.status import Failure, Outcome, Scope, Trouble
 from responder.mail.write import needs_smtputf8
 from responder.observe import event
 from responder.outbound.base import Envelope, RecipientResult, Transport
@@ -31,6 +31,8 @@ from responder.sealing import Sealer
 from responder.store.base import Store
 from responder.store.records import Note, OutboundItem, Parcel, Settlement
 from responder.worker import Lease
+
+MOVED = Trouble.MOVED.failure().enhanced
 
 _TLS_OPTIONAL = re.compile(rb"^TLS-Required:[ \t]*No[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
@@ -79,28 +81,37 @@ class Delivery:
         """One attempt: each item's end, and what it tells of the place."""
         first = parcel.items[0]
         if parcel.late:
-            kept = await self._content(first) or b""
-            return Ended([self._late(item, parcel.late, kept) for item in parcel.items])
+            async with self._pace.octets.held(parcel.octets):
+                kept = await self._content(first) or b""
+                return Ended([self._late(item, parcel.late, kept) for item in parcel.items])
         tried = [item for item in parcel.items if not item.suppressed]
         if not tried:
-            kept = await self._content(first) or b""
-            return Ended([self._telling.suppressed(item, kept) for item in parcel.items])
-        async with (room := self._pace.room(parcel)):
+            async with self._pace.octets.held(parcel.octets):
+                kept = await self._content(first) or b""
+                return Ended([self._telling.suppressed(item, kept) for item in parcel.items])
+        async with (room := self._pace.room(parcel)), self._pace.octets.held(parcel.octets):
             if not self._lease.valid:  # we were stopped for so long that another one may have it by now
                 return Ended([Settlement(Event.YIELD, "the lease had run out")] * len(parcel.items))
             if parcel.place in room.down:
                 due = self._clock.now()  # the store knows when the place is tried again
                 return Ended([Settlement(Event.YIELD, "its place rests", due_at=due)] * len(parcel.items))
+            if not parcel.known:
+                provider = self._pace.provider(await self.transport.provider(first.domain))
+                if (note := self._pace.elsewhere(parcel, provider)) is not None:
+                    waits = Settlement(Event.YIELD, f"it waits for room at {provider}", due_at=self._clock.now())
+                    return Ended([waits] * len(parcel.items), note)
             content = await self._content(first)  # no sooner: many may wait for long
             if content is None:
                 return Ended([Settlement(Event.FAIL, "the message is gone: retention removed it")] * len(parcel.items))
-            results = await self.transport.send(self._envelope(tried, content))
+            results = await self.transport.send(self._envelope(tried, content, parcel, room.spare))
             note = self._pace.note(parcel, results, self._clock)
-        if (
-            note is not None and not parcel.known and note.sign is not Sign.DOWN
-        ):  # where nobody spoke, DNS may not have either
+        moved = results[0].enhanced == MOVED
+        # Where nobody spoke, DNS may not have either.
+        if note is not None and (moved or (not parcel.known and note.sign is not Sign.DOWN)):
             provider = self._pace.provider(await self.transport.provider(first.domain))
             note = replace(note, provider=provider, known=True, limit=self._pace.pacing.of(provider).connections)
+            if moved or not self._pace.speaks_for(provider, results):
+                note = replace(note, sign=Sign.NONE)
         self._reputation.heard(results)
         ends = {item.id: self._end(item, result, content) for item, result in zip(tried, results, strict=True)}
         return Ended([ends.get(item.id) or self._telling.suppressed(item, content) for item in parcel.items], note)
@@ -113,7 +124,7 @@ class Delivery:
             return None
         return item.head.encode() + content if item.head else content
 
-    def _envelope(self, items: Sequence[OutboundItem], content: bytes) -> Envelope:
+    def _envelope(self, items: Sequence[OutboundItem], content: bytes, parcel: Parcel, spare: int) -> Envelope:
         first = items[0]
         return Envelope(
             reverse_path=first.reverse_path,
@@ -129,6 +140,9 @@ class Delivery:
             requiretls=first.requiretls,
             domain="" if first.reverse_path or not self.config.sources else self._author(content),
             tls_optional=tls_optional(first, content),
+            room=parcel.provider,
+            spare=spare,
+            provider=self._pace.bound(parcel),
         )
 
     def _author(self, content: bytes) -> str:

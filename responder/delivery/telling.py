@@ -1,7 +1,7 @@
 """Who is told what became of a message: notifications (RFC 3464), stored with the step that they tell of.
 
-Who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). What goes to one of our own mailboxes, or
-to the bounce address of a list's copy, comes to ourselves: it is stored as a mail that has arrived there.
+Who has no return address (`<>`, and every answer of ours) is told nothing (RFC 5321 6.1). What goes to one of our own mailboxes,
+or to the bounce address of a list's copy, comes to ourselves: it is stored as a mail that has arrived there.
 """
 
 from __future__ import annotations

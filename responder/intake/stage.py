@@ -24,7 +24,7 @@ from responder.intake.relay import Relay, leaves, staying
 from responder.mail.automatic import count_received
 from responder.mail.binary import MIMEError, with_line_ends, without_binary
 from responder.mail.envelope import Path
-from responder.mail.headers import Headers
+from responder.mail.headers import Headers, without_nul
 from responder.mail.thread import base_subject, message_id
 from responder.mail.trace import received
 from responder.observe import event
@@ -115,6 +115,7 @@ class Intake:
 
     async def message(self, session: Transaction, content: bytes) -> Reply | dict[str, Reply]:
         """Store a message for all its recipients; the reply to the final dot."""
+        content = without_nul(content)
         headers = Headers.parse(content)
         if count_received(headers) > self.hops:  # RFC 5321 6.3
             return _refused(session, replies.TOO_MANY_HOPS)

@@ -126,6 +126,15 @@ def split_section(content: bytes) -> bytes:
     return content[: end.start()] if end else content[:MAX_SECTION]
 
 
+def without_nul(content: bytes) -> bytes:
+    """The message without NUL in its header section (RFC 5322 4: nobody may send it). It does not leave again with one, so a name
+    that one hides here would be a field to whoever reads it next."""
+    if b"\0" not in content:
+        return content
+    section = split_section(content)
+    return section.replace(b"\0", b"") + content[len(section) :] if b"\0" in section else content
+
+
 def decode_text(value: str) -> str:
     """RFC 2047 words decoded; every run of controls (CR, LF and NUL too) becomes one space. Never fails; a value is cut at
     `MAX_VALUE` characters.

@@ -142,6 +142,7 @@ class Trouble(Enum):
     GARBAGE = Scope.HOST, "4.5.0", "reply is not SMTP"
     INTERNAL = Scope.HOST, "4.3.0", "internal error"
     DNS_FAILED = Scope.HOST, "4.4.3", "name server failure"
+    MOVED = Scope.DOMAIN, "4.4.4", "the domain has other hosts now"
     NO_ADDRESS = Scope.HOST, "5.4.4", "host has no address"
     BOGUS_ADDRESS = Scope.HOST, "5.4.4", "host has no address on the public Internet"
     INSECURE = Scope.HOST, "4.7.5", "host has not the TLS that is asked of it"  # RFC 8461 5, RFC 7672 2.2

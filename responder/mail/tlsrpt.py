@@ -131,7 +131,10 @@ def targets(records: Iterable[bytes]) -> list[Target]:
         name, _, value = pair.strip(" \t").partition("=")
         if name.rstrip(" \t") == "rua":
             found += [target for uri in value.split(",") if (target := _target(uri.strip(" \t"))) is not None]
-    return list(dict.fromkeys(found))[:MAX_TARGETS]
+    first: dict[object, Target] = {}
+    for target in found:  # one mailbox by five of its tags is one
+        first.setdefault(target.mailbox.person if target.mailbox else target, target)
+    return list(first.values())[:MAX_TARGETS]
 
 
 def _target(uri: str) -> Target | None:

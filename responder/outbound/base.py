@@ -28,6 +28,9 @@ class Envelope:
     requiretls: bool = False  # no hop without TLS that holds (RFC 8689)
     tls_optional: bool = False  # better in plain text than not at all, whatever the destination asks for (RFC 8689 3)
     domain: str = ""  # whose mail it is: chooses the source address; "" is the reverse-path's domain
+    room: str = ""  # among whose connections its own counts; "": nobody's
+    spare: int = 0  # how many of those may be kept beside it
+    provider: str = ""  # whose room it takes: no hosts but that one's may be asked (`Trouble.MOVED`); "": any may
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ class Transport(Protocol):
         ...
 
     async def provider(self, domain: str) -> str:
-        """Who takes mail for the domain: the registered domain of its best MX host ("google.com"), by which a pace is kept for
-        all the domains that are hosted there. The domain itself where that can't be known; "" where there is one way out.
-        Raises nothing but `CancelledError`; asks name servers."""
+        """Who takes mail for the domain: the registered domain of its MX hosts ("google.com"), by which a pace is kept for all
+        the domains that are hosted there. The domain's own where they are not all of one provider, or that can't be known; ""
+        where there is one way out. Raises nothing but `CancelledError`; asks name servers."""
         ...
 
     async def close(self) -> None:

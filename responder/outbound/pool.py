@@ -19,6 +19,9 @@ from responder.outbound.sources import Source
 from responder.outbound.tls.security import OPPORTUNISTIC, Security
 
 
+GOODBYE = 1.0  # seconds that a connection waits for those that end to make way for it
+
+
 class Key(NamedTuple):
     """What must be the same for a connection to serve the next mail too."""
 
@@ -37,6 +40,7 @@ class _Idle(NamedTuple):
     key: Key
     session: ClientSession
     since: float  # by clock.monotonic()
+    room: str  # whose connection it is
 
 
 class Pool:
@@ -60,6 +64,7 @@ class Pool:
         self._max_total = max_total
         self._idle: OrderedDict[int, _Idle] = OrderedDict()  # the longest idle first
         self._by_key: dict[Key, list[int]] = {}
+        self._by_room: dict[str, list[int]] = {}
         self._serial = count()
         self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None  # runs while anything is idle
@@ -78,13 +83,22 @@ class Pool:
             self._discard(idle.session)
         return None
 
-    def give(self, key: Key, session: ClientSession) -> None:
+    async def make_way(self, room: str, spare: int) -> None:
+        """Before one more connection of a room: close what is idle there but for so many, and wait until it is gone. A provider
+        counts what is kept as well as what is used, and may have a host of its own for each domain."""
+        numbers = self._by_room.get(room, [])
+        if len(numbers) > spare:
+            surplus = [self._discard(self._remove(number).session) for number in numbers[: len(numbers) - spare]]
+            await asyncio.wait(surplus, timeout=GOODBYE)
+
+    def give(self, key: Key, session: ClientSession, room: str = "") -> None:
         """Keep the session for the next mail, or close it where it is spent."""
         if self._closed or not session.reusable or session.messages_sent >= self._most(key.host):
             self._discard(session)
             return
         number = next(self._serial)
-        self._idle[number] = _Idle(key, session, self._clock.monotonic())
+        self._idle[number] = _Idle(key, session, self._clock.monotonic(), room)
+        self._by_room.setdefault(room, []).append(number)
         numbers = self._by_key.setdefault(key, [])
         numbers.append(number)
         if len(numbers) > self._max_per_host:
@@ -133,9 +147,14 @@ class Pool:
         numbers.remove(number)
         if not numbers:
             del self._by_key[idle.key]
+        numbers = self._by_room[idle.room]
+        numbers.remove(number)
+        if not numbers:
+            del self._by_room[idle.room]
         return idle
 
-    def _discard(self, session: ClientSession) -> None:
+    def _discard(self, session: ClientSession) -> asyncio.Task[None]:
         task = asyncio.create_task(session.close(), name=f"quit {session.host}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task

@@ -9,6 +9,7 @@ is not offered to another host: it waits for the next attempt, and the fewer the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from responder.aside import aside
@@ -16,7 +17,7 @@ from responder.clock import Clock
 from responder.dns import LookupFailedError, Resolver
 from responder.mail.address import AddressError, parse
 from responder.mail.status import FailureError, Trouble
-from responder.mail.suffix import organisational
+from responder.mail.suffix import organisational, provider_of
 from responder.outbound.attempt import MAX_CONNECTIONS, Way
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.hosts import HostMemory
@@ -52,20 +53,22 @@ class MXTransport(HostTransport):
         self._suffixes_read = False
 
     async def provider(self, domain: str) -> str:
-        """The registered domain of the best host. Asks for no more than a delivery asks anyway, and is cached for as long."""
+        """The registered domain of the hosts, or the provider's name. Asks for no more than a delivery asks anyway, and is cached
+        for as long. Anybody can name anybody's hosts beside their own: then it is the registered domain of the domain."""
         if domain.startswith("["):
             return domain
         try:
-            records = await self._resolver.mx(domain)
+            hosts = [host for _, host in await self._resolver.mx(domain)]
         except LookupFailedError:
-            return domain
-        host = min(records)[1]  # of equals always the same
-        if not host:
-            return domain
+            hosts = []
+        found = await self._providers([host for host in hosts if host] or [domain])
+        return found.pop() if len(found) == 1 else (await self._providers([domain])).pop()
+
+    async def _providers(self, hosts: Iterable[str]) -> set[str]:
         if not self._suffixes_read:
-            await aside(organisational, host)
+            await aside(organisational, "")
             self._suffixes_read = True
-        return organisational(host)
+        return {provider_of(host, self._settings.providers) for host in hosts}
 
     async def send(self, envelope: Envelope) -> list[RecipientResult]:
         """One result per recipient, in their order; domain after domain."""
@@ -92,6 +95,12 @@ class MXTransport(HostTransport):
     async def _way(self, domain: str, envelope: Envelope) -> Way:
         """Raises `FailureError`."""
         hosts, secure = await find_hosts(domain, self._resolver, self._clock, own_names=self._own_names)
+        if (
+            envelope.provider
+            and await self._providers([domain]) != {envelope.provider}
+            and await self._providers([host.name for host in hosts]) != {envelope.provider}
+        ):
+            raise FailureError(Trouble.MOVED.failure())  # a stranger's host must not have a provider's room
         policy = await self._policies.find(
             domain,
             [host.name for host in hosts],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from responder.clock import Clock, SystemClock
@@ -41,6 +41,8 @@ async def verify(
     seconds before what a host puts off is asked again (0: it is not), `tries` how often it is asked in all; `timeout` is for
     each step of a session, `pause` between two sessions with one host. Raises `ValueError` where an argument can't be.
     """
+    if isinstance(addresses, str):
+        raise ValueError("addresses: wants a list of them, not one string")
     plan = make_plan(
         hostname=hostname,
         sender=sender,
@@ -71,6 +73,15 @@ def verify_all(addresses: Iterable[str], *, hostname: str, **options: object) ->
     return asyncio.run(collect())
 
 
+@contextlib.contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Says which argument can't be."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+
+
 def make_plan(
     *,
     hostname: str,
@@ -87,14 +98,18 @@ def make_plan(
 ) -> Plan:
     """The arguments of `verify`, examined. Raises `ValueError`."""
     reverse_path = "" if sender == "<>" else sender
-    if reverse_path:
-        parse(reverse_path)
-    if source_address:
-        ip_address(source_address)
-    if max_recipients < 1 or tries < 1 or not 0 < port < 65536 or wait < 0 or pause < 0 or timeout <= 0:
+    with _named("sender"):
+        if reverse_path:
+            parse(reverse_path)
+    with _named("source address"):
+        if source_address:
+            ip_address(source_address)
+    with _named("host name"):
+        hostname = domain_to_ascii(hostname)
+    if not (max_recipients >= 1 <= tries and 0 < port < 65536 and wait >= 0 <= pause and timeout > 0):  # NaN is none of it
         raise ValueError("max_recipients, tries, port and timeout must be above zero, wait and pause not below")
     return Plan(
-        domain_to_ascii(hostname),
+        hostname,
         reverse_path,
         source_address,
         port,

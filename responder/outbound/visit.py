@@ -51,6 +51,7 @@ class Settings:
     timeouts: Timeouts = TIMEOUTS
     sources: Mapping[str, Source] = field(default_factory=dict)  # by domain of ours
     rests: Rests = RESTS  # of hosts that are dead
+    providers: Mapping[str, str] = field(default_factory=dict)  # what one is called, by domains that its hosts are in
 
 
 class HostTransport:
@@ -146,6 +147,8 @@ class HostTransport:
         except FailureError as error:
             attempt.note(error.failure, host.name)
             return
+        if candidates and attempt.envelope.room:
+            await self.pool.make_way(attempt.envelope.room, attempt.envelope.spare)
         while candidates and attempt.pending and attempt.room:
             ran = await race(candidates[: attempt.room], way.port, self._settings.timeouts.connect, self._clock)
             attempt.dialled += ran.begun
@@ -269,7 +272,7 @@ class HostTransport:
 
     async def _transact(self, attempt: Attempt, session: ClientSession, key: Key, *, kept: bool = False) -> None:
         results = await session.send(replace(attempt.envelope, recipients=attempt.recipients()))
-        self.pool.give(key, session)
+        self.pool.give(key, session, attempt.envelope.room)
         attempt.take(results, kept=kept)
 
 

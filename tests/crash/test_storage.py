@@ -29,6 +29,7 @@ Fault = Callable[[ServerProcess], AbstractContextManager[None]]
 
 ROOM = 96 << 20  # octets: the WAL alone may come to 64 MB
 LASTS = 4.0  # seconds: longer than the lease, and than all that is under way when it begins
+QUICK = 6  # answers before those: a host that has taken some gets the connections that all the slow ones need
 SLOW = 6  # answers that have arrived while the host's 250 is still to come
 INTERNALS = re.compile(r"/|sqlite|database|disk|errno|error|exception|\bI/O\b|read-?only|wal\b|lock", re.IGNORECASE)
 AGENT = """
@@ -84,14 +85,14 @@ class Story:
         assert server.process is not None
         pid = server.process.pid
         connection = await Connection.open(server.port)
-        for _ in range(3):
+        for _ in range(QUICK):
             assert await self.offer(connection, self.mail())
-        wait_until_quiet(server)
+            wait_until_quiet(server)
         for _ in range(SLOW):
             assert await self.offer(connection, self.mail())
         for _ in range(3):
             assert await self.offer(connection, self.mail("slow"))
-        wait_for(lambda: len(self.around.arrivals()) == 3 + SLOW, "the answers whose 250 is slow")
+        wait_for(lambda: len(self.around.arrivals()) == QUICK + SLOW, "the answers whose 250 is slow")
 
         refused = []
         with fault(server):
@@ -132,7 +133,7 @@ async def tell(folder: Path, fault: Fault, codes: set[str], *, room: int = 0, lo
     """The story on a server of its own; with `room`, on a small disk of its own. Not `logged`: its log fails as well."""
     (folder / "agents").mkdir()
     (folder / "agents" / "slow.py").write_text(AGENT)
-    script = {"DOT": [None] * 3 + [f"slow {LASTS / 2}"] * SLOW}
+    script = {"DOT": [None] * QUICK + [f"slow {LASTS / 2}"] * SLOW}
     with neighbours(folder / "around", script) as around:
         inboxes = {"echo": {"agent": "echo"}, "slow": {"agent": "slow"}}
         plugins = [str(ROOT / "plugins"), str(folder / "agents")]

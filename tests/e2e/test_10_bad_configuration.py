@@ -216,7 +216,6 @@ def test_host_when_it_has_no_address_then_serve_names_it(operator: Operator) -> 
         ["try", "echo"],
         ["queue"],
         ["queue", "lst"],
-        ["queue", "retry"],
         ["queue", "show"],
         ["queue", "list", "--state", "LOST"],
         ["queue", "list", "--limit", "many"],

@@ -164,9 +164,9 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield peer
 
 
-def only(peer: Peer, *names: str) -> None:
-    if peer.name not in names:
-        pytest.skip(f"{peer.name} does not do this")
+def only(*names: str) -> pytest.MarkDecorator:
+    """The peers that do what a test is about."""
+    return pytest.mark.parametrize("peer", [one for one in PEERS if one.id in names], indirect=True, scope="module")
 
 
 # -- what arrives -----------------------------------------------------------------------------------------------------------
@@ -218,8 +218,8 @@ def test_connection_then_it_is_encrypted_where_the_host_can(peer: Peer) -> None:
         assert "TLSv1.3" in item["reason"] and re.search(r"TLSv?1\.3", received), (item, received)
 
 
+@only("exim")
 def test_commands_then_they_are_pipelined(peer: Peer) -> None:
-    only(peer, "exim")
     peer.delivered(
         peer.relay(message(SENDER, "known", "pipe", "x", "Message-ID: <pipe@p.example>"), "known@far.example")
     )
@@ -266,8 +266,8 @@ def test_recipient_that_is_refused_then_the_sender_gets_one_notification(peer: P
     assert path == "<>" or (path is None and peer.name == "opensmtpd")
 
 
+@only("postfix", "exim")
 def test_answer_that_comes_back_then_it_is_tied_to_its_delivery(peer: Peer) -> None:
-    only(peer, "postfix", "exim")
     with Client(peer.server.port) as client:
         sender = "late@far.example"
         mail = queued_as(client.mail(sender, ["echo@test.example"], message(sender, "echo", "come back", "x")))
@@ -282,8 +282,8 @@ def test_answer_that_comes_back_then_it_is_tied_to_its_delivery(peer: Peer) -> N
     assert report["sender"] == "" and report["reason"].startswith("bounce-counted: "), report
 
 
+@only("postfix", "exim")
 def test_mail_larger_than_the_host_takes_then_it_is_not_even_sent(peer: Peer) -> None:
-    only(peer, "postfix", "exim")
     content = message(SENDER, "known", "large", "x" * 60 + "\r\n") + b"z" * 70 + b"\r\n"
     mail = peer.relay(content + (b"y" * 70 + b"\r\n") * 600, "known@far.example")
     [relayed, *_] = [item for item in ended(peer.server, mail) if item["kind"] == "relay"]
@@ -303,8 +303,8 @@ def test_international_recipient_then_it_goes_where_smtputf8_is_offered(peer: Pe
         assert len(peer.arrived(f"Subject: utf8-{peer.name} ü")) == 1
 
 
+@only("postfix", "exim")
 def test_wishes_of_the_sender_then_the_host_over_there_fulfils_them(peer: Peer) -> None:
-    only(peer, "postfix", "exim")
     parameters = {"mail": " RET=HDRS ENVID=QQ314", "rcpt": " NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;first@p.example"}
     mail = peer.relay(message(SENDER, "known", "wished", "x"), "known@far.example", **parameters)
     peer.delivered(mail)  # and we tell nothing: the next host does (RFC 3461 5.2.1)

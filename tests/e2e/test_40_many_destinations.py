@@ -104,9 +104,12 @@ class Usage:
 
     descriptors: int = 0
     memory: float = 0.0  # MB
+    seconds: float = 0.0  # of a processor
 
     def look(self, pid: int) -> None:
         self.descriptors = max(self.descriptors, len(os.listdir(f"/proc/{pid}/fd")))
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        self.seconds = sum(int(number) for number in ticks) / os.sysconf("SC_CLK_TCK")
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 self.memory = int(line.split()[1]) / 1024
@@ -118,7 +121,7 @@ class Run:
 
     took: float
     usage: Usage
-    seen: Seen
+    seen: Seen = field(default_factory=Seen)
     states: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     due: dict[str, list[float]] = field(default_factory=dict)  # seconds until the next attempt of what was tried, by way
 
@@ -147,11 +150,12 @@ def deliver(folder: Path, *, only_live: bool) -> Run:
                 usage.look(server.process.pid)
                 assert time.monotonic() - began < 60 + MAILS / 50, "they take far too long"
             usage.look(server.process.pid)
-            run = Run(ended - began, usage, hosts.end())
             until(lambda: settled(server.database) >= expect, 30, "what was taken is not noted")
+            run = Run(ended - began, usage)
             tell(server.database, run)
         finally:
             server.kill()  # a drain would wait for those that say nothing
+        run.seen = hosts.end()
     return run
 
 
@@ -160,6 +164,12 @@ def settled(database: Path) -> int:
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         found: int = connection.execute("SELECT count(*) FROM outbound WHERE state = 'DELIVERED'").fetchone()[0]
     return found
+
+
+def stopped(server: ServerProcess) -> None:
+    """Leave no process behind."""
+    if server.process is not None:
+        server.kill()
 
 
 def tell(database: Path, run: Run) -> None:
@@ -197,3 +207,43 @@ def test_many_real_destinations_when_a_tenth_is_dead_then_the_rest_takes_no_long
         for run in runs.values():
             assert len(run.seen.recipients) == live and set(run.seen.recipients.values()) == {1}
     assert statistics.median(ratios) < FACTOR
+
+
+def test_two_servers_that_share_a_queue_keep_to_each_providers_connections_and_send_each_mail_once(tmp_path: Path) -> None:
+    """Each of the providers has the mail of many domains, and a host of its own for each of them, as large ones do."""
+    rooms = {"big": 4, "small": 1, "wide": 12}
+    domains = {f"d{n}.example": name for n, name in enumerate(name for name in rooms for _ in range(20))}
+    groups = {name: LIVE + n for n, name in enumerate(rooms)}
+    zone: dict[str, Any] = {}
+    for n, (domain, name) in enumerate(domains.items()):
+        host = f"d{n}-example.mail.{name}.example"
+        zone |= {domain: {"MX": [[10, host]]}, host: {"A": [address(groups[name], n)]}, f"_mta-sts.{domain}": {}}
+    mails = 20 * len(domains)
+    live = [address(groups[name], n) for n, name in enumerate(domains.values())]
+    fleet = Fleet(free_port(), live=live, delay=0.01)
+    providers = {name: {"suffixes": [f"{name}.example"], "connections": most} for name, most in rooms.items()}
+    database = tmp_path / "state" / "responder.db"
+    with contextlib.ExitStack() as stack:
+        nameserver = stack.enter_context(name_server(tmp_path, zone))
+        hosts = stack.enter_context(FleetProcess(tmp_path, fleet, mails))
+        fill(database, list(range(len(domains))), mails)
+        servers = [
+            ServerProcess(
+                tmp_path / name, served(nameserver, fleet.port, store=f"sqlite:{database}", providers=providers)
+            )
+            for name in ("one", "other")
+        ]
+        for server in servers:
+            stack.callback(stopped, server)
+            server.spawn()
+        for server in servers:
+            server.wait_for_log(" ready ")
+        assert hosts.wait(60) is not None
+        until(lambda: settled(database) == mails, 30, "what was taken is not noted")
+        sent = [server.log.read_text().count(" delivered ") for server in servers]
+        seen = hosts.end()
+    print(f"\n{mails} mails by two servers: {sent}; connections at a time: {seen.most_by_group}")
+    assert set(seen.recipients.values()) == {1}
+    assert min(sent) > mails / 10, "one of them has done it all"
+    for name, most in rooms.items():
+        assert seen.most_by_group[f"127.{groups[name]}.0"] <= most, name

@@ -177,3 +177,51 @@ def test_terminal_when_it_is_not_utf_8_then_all_is_shown_still(operator: Operato
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"You wrote:" in done.stdout and b"\\u2500" in done.stdout
+
+
+# -- what no terminal sends ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("suppress", "list", "--limit", "many"), "--limit: wants a number from 1"),
+        (("queue", "list", "--limit", "0"), "--limit: wants a number from 1"),
+        (("queue", "stats", "--by", "domain", "--top", "9" * 5000), "--top: wants a number from 1"),
+    ],
+)
+def test_number_is_none_then_it_says_what_is_wanted(operator: Operator, words: tuple[str, ...], reason: str) -> None:
+    done = verb_as_typed(operator, *words)
+    assert done.returncode == 2 and reason in done.stderr and "_count" not in done.stderr
+
+
+def test_octets_are_no_utf8_then_they_name_nothing_and_are_kept_as_marks(operator: Operator, scene: Scene) -> None:
+    odd = "b\udcff"
+    for words in (
+        ("suppress", "add", f"{odd}@x.example", "--reason", odd, "--inbox", odd),
+        ("suppress", "list", "--inbox", odd),
+        ("suppress", "remove", f"{odd}@x.example", "--inbox", odd),
+        ("send", "--from", "echo@test.example", "--to", f"{odd}@x.example", "--text", odd),
+    ):
+        done = verb_as_typed(operator, *words)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_standard_input_is_closed_then_the_mail_has_no_text(operator: Operator, scene: Scene) -> None:
+    words = ("send", "--from", "echo@test.example", "--to", "ann@x.example", "--subject", "Hello")
+    done = verb_as_typed(operator, *words, closed="<&-")
+    assert done.returncode == 0 and done.stdout.startswith("Queued as "), done.stderr
+
+
+def verb_as_typed(operator: Operator, *words: str, closed: str = "") -> subprocess.CompletedProcess[str]:
+    """A verb in a shell, as its octets are typed."""
+    program = [sys.executable, "-m", "responder", *words, "--config", str(operator.file)]
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *program],
+        cwd=operator.folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )

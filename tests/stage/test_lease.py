@@ -98,3 +98,39 @@ async def test_new_process_frees_what_the_dead_one_had(rig: Rig) -> None:
     other = Lease(rig.store, rig.clock, 30.0, 3)
     await other.start()
     assert (await state_of(rig.store, item), await attempts_of(rig.store, item)) == (State.RECEIVED, 1)
+
+
+async def test_store_when_it_failed_for_longer_than_a_lease_then_the_living_keep_their_claims_and_the_dead_do_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(token: str, lease: float) -> bool:
+        raise StoreUnavailableError("trouble")
+
+    async def pass_time(seconds: int) -> None:
+        for _ in range(seconds):
+            await until(lambda: rig.clock.sleeping == len(beating))
+            rig.clock.advance(1)
+
+    beating: list[asyncio.Task[None]] = []
+    items = []
+    try:
+        for number in range(3):
+            lease = Lease(rig.store, rig.clock, 30.0, 5)
+            await lease.start()
+            await accept(rig.store, rig.clock)
+            [claimed], _ = await rig.store.claim_inbound(lease.token, 1)
+            items.append(claimed.id)
+            if number < 2:  # the third one dies at once
+                beating.append(asyncio.create_task(lease.run()))
+                await pass_time(5)
+        monkeypatch.setattr(rig.store, "beat", fail)
+        await pass_time(60)
+        monkeypatch.undo()
+        await pass_time(60)
+        states = [await state_of(rig.store, item) for item in items]
+        assert states == [State.ANSWERING, State.ANSWERING, State.RECEIVED]
+    finally:
+        for task in beating:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from responder.config import Rate
+from responder.delivery import pace
 from responder.mail.lifecycle import Event, State
 from responder.store.records import DestinationView
 from tests.support.pacing import DOWN, GREYLISTED, REFUSED, THROTTLED, network
@@ -142,6 +144,44 @@ async def test_provider_when_many_domains_are_hosted_there_then_they_share_its_r
         assert (await it.states())[State.DELIVERED] == 220
 
 
+async def test_provider_when_a_strangers_host_throttles_in_its_name_then_it_goes_on(tmp_path: Path) -> None:
+    """Whoever has a domain has it name his own host while that is spoken to, and another's when it is asked who that was."""
+    async with network(tmp_path) as it:
+        process = await it.process()
+        strangers = [f"s{n}.evil.example" for n in range(20)]
+        it.far.providers = {"ann.example": "big.example", **dict.fromkeys(strangers, "big.example")}
+        it.far.hosts = dict.fromkeys(strangers, "mx.evil.example")
+        await it.put("ann@ann.example")
+        await process.drain()
+        room = await it.size("ann.example")
+        it.far.say = lambda recipient: THROTTLED if "evil" in recipient else None
+        for domain in strangers:
+            await it.put(f"u@{domain}")
+            await process.turn()
+        assert await it.size("ann.example") == room
+        await it.put("bob@ann.example")
+        await process.turn()
+        assert it.far.recipients[-1] == "bob@ann.example"
+
+
+async def test_provider_when_a_domain_leaves_it_then_nobody_is_asked_in_its_room(tmp_path: Path) -> None:
+    async with network(tmp_path) as it:
+        process = await it.process()
+        it.far.providers = {"moving.example": "big.example"}
+        await it.put("u@moving.example")
+        await process.drain()
+        it.far.providers["moving.example"] = "small.example"
+        it.far.moved = True
+        await it.put("v@moving.example", "u@big.example")
+        await process.drain()
+        assert [envelope.provider for envelope in it.far.sent] == ["", "big.example", ""]
+        it.far.moved = False
+        it.clock.advance(120)
+        await process.drain()
+        assert [envelope.provider for envelope in it.far.sent][3:] == ["small.example"]
+        assert await it.states() == {State.DELIVERED: 3}
+
+
 async def test_rate_when_set_then_messages_are_spread_over_the_time(tmp_path: Path) -> None:
     async with network(tmp_path, rate="6/1m") as it:
         one, two = await it.process(), await it.process()
@@ -244,6 +284,108 @@ async def test_delay_when_a_warning_is_asked_for_then_it_is_told_once(tmp_path: 
         told = [envelope for envelope in it.far.sent if envelope.recipients == ("ann@near.example",)]
         assert len(told) == 3
         assert all(b"Action: delayed" in envelope.content for envelope in told)
+
+
+async def test_dead_place_when_very_many_are_late_or_expired_then_all_are_told_in_one_go(tmp_path: Path) -> None:
+    async with network(tmp_path, delay_warning="4h") as it:
+        process = await it.process()
+        it.far.say = lambda recipient: DOWN if "dead" in recipient else None
+        for n in range(3):
+            await it.put(*(f"u{n}.{m}@dead.example" for m in range(150)), return_to=f"ann{n}@near.example")
+        began = it.clock.now()
+        for hours, told in ((3.5, 0), (4.5, 450), (119, 450), (121, 900)):
+            while it.clock.now() < began + hours * 3600:
+                await process.drain()
+                it.clock.advance(600)
+            assert sum("near" in recipient for recipient in it.far.recipients) == told
+        assert (await it.states())[State.BOUNCED] == 450
+        assert sum("dead" in recipient for recipient in it.far.recipients) < 600  # one in a quarter of an hour
+
+
+async def test_provider_that_always_throttles_when_mail_expires_then_it_ends_though_it_is_not_its_turn(
+    tmp_path: Path,
+) -> None:
+    async with network(tmp_path) as it:
+        process = await it.process()
+        it.far.say = lambda recipient: THROTTLED if "far" in recipient else None
+        await it.put(*(f"u{n}@far.example" for n in range(600)), return_to="ann@near.example")
+        for _ in range(121):
+            await process.drain()
+            it.clock.advance(3600)
+        assert not {State.QUEUED, State.DEFERRED, State.SENDING} & set(await it.states())
+        assert sum("far" in recipient for recipient in it.far.recipients) < 200
+
+
+# -- clocks and configurations that change -----------------------------------------------------------------------------
+
+
+async def test_pause_when_the_clock_was_wrong_and_is_set_back_then_nobody_waits_for_that_time(tmp_path: Path) -> None:
+    async with network(tmp_path, rate="1/1m") as it:
+        process = await it.process()
+        it.clock.jump(365 * 86400)
+        it.far.say = lambda recipient: DOWN if "dead" in recipient else None
+        await it.put("a@dead.example", "a@far.example")
+        await process.drain()
+        it.clock.jump(-365 * 86400)
+        it.far.say = lambda _: None
+        it.far.sent.clear()
+        await it.put("c@dead.example", "d@far.example", "e@far.example")
+        await process.drain()
+        assert sorted(it.far.recipients) == ["c@dead.example", "d@far.example"]
+        it.clock.advance(61)
+        await process.drain()
+        assert it.far.recipients[2:] == ["e@far.example"]
+
+
+async def test_rate_when_it_is_loosened_then_nobody_waits_for_the_old_one(tmp_path: Path) -> None:
+    async with network(tmp_path, rate="1/1d") as it:
+        process = await it.process()
+        await it.put("a@far.example", "b@far.example")
+        await process.drain()
+        assert it.far.recipients == ["a@far.example"]
+        table = it.config.delivery.model_copy(update={"rate": Rate(10, 1.0)})
+        process.stage.config = it.config.model_copy(update={"delivery": table})
+        it.clock.advance(1)
+        await process.drain()
+        assert it.far.recipients == ["a@far.example", "b@far.example"]
+
+
+async def test_backlog_of_an_address_literal_when_the_way_out_changes_then_it_goes_the_new_way(tmp_path: Path) -> None:
+    async with network(tmp_path) as it:
+        process = await it.process()
+        await it.put(*(f"u{n}@[IPv6:2001:db8::1]" for n in range(200)))
+        it.clock.advance(5)
+        await process.turn()
+        table = it.config.delivery.model_copy(update={"transport": "smarthost", "smarthost": "127.0.0.9:25"})
+        other = await it.process(it.config.model_copy(update={"delivery": table}))
+        await other.turn()  # it is looked at anew
+        await other.drain()
+        assert await it.states() == {State.DELIVERED: 200}
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+async def test_large_messages_when_all_hosts_hang_then_few_are_in_memory_and_small_ones_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LARGE", 250_000)
+    async with network(tmp_path) as it:
+        process = await it.process()
+        it.far.held = True
+        sizes = [100_000] * 20 + [300_000]
+        for n, size in enumerate(sizes):
+            await it.put(f"large{n}@d{n}.example", content=b"x" * size)
+        await it.put("small@live.example")
+        await process.begin(100)
+        async with asyncio.timeout(20):
+            while len(it.far.sent) < 3:
+                await asyncio.sleep(0)
+        assert sorted(it.far.recipients) == ["large0@d0.example", "large1@d1.example", "small@live.example"]
+        it.far.release()
+        await process.end()
+        assert await it.states() == {State.DELIVERED: 22}
+        assert it.far.recipients[-1] == "large20@d20.example"  # larger than all there is: alone
 
 
 # -- what comes first --------------------------------------------------------------------------------------------------

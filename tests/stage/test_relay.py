@@ -263,6 +263,9 @@ async def test_sender_of_another_domain_then_nothing_leaves_but_mail_to_us_is_ta
         ("From: ann@test.example,\r\n boss@far.example", False),
         ('From: "ann <boss@far.example>, x@test.example', False),
         ("FROM : boss@far.example", False),
+        ("\0From: boss@far.example\r\nFrom: ann@test.example", False),  # it leaves without NUL
+        ("F\0rom: boss@far.example\r\nFrom: ann@test.example", False),
+        ("\0From: ann@test.example", True),
         ("From: ann@test.example@far.example", False),
         ("From: ann", False),
         ("From: ", False),
@@ -503,6 +506,12 @@ async def test_loop_when_there_are_too_many_hops_then_it_is_refused(tmp_path: Pa
 def test_networks_of_all_addresses_then_the_configuration_is_refused(network: str) -> None:
     with pytest.raises(ValueError, match="open relay"):
         Config.model_validate({"relay": {"networks": ["192.0.2.0/24", network]}})
+
+
+@pytest.mark.parametrize("networks", [["0.0.0.0/1", "10.0.0.0/8", "128.0.0.0/1"], ["::/1", "8000::/2", "c000::/2"]])
+def test_networks_of_all_addresses_in_pieces_then_the_configuration_is_refused(networks: list[str]) -> None:
+    with pytest.raises(ValueError, match="open relay"):
+        Config.model_validate({"relay": {"networks": networks}})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -250,6 +252,37 @@ def test_keys_when_there_is_no_folder_then_the_start_is_refused(tmp_path: Path) 
     with pytest.raises(FileError, match=r"dkim\.keys: .*missing: no such folder"):
         make_signing_keys(config)
     assert make_signing_keys(Config()) is None
+
+
+def test_keys_when_the_folder_can_not_be_looked_at_then_the_start_is_refused_and_a_server_goes_on(
+    place: Path, records: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(FileError, match=r"dkim\.keys: .*: File name too long"):
+        SigningKeys(tmp_path / ("x" * 300))
+    keys = SigningKeys(place)
+    before = keys.domains
+    (place / "other.example").symlink_to("x" * 300)  # as a folder above it without the right to look in
+    assert not keys.refresh() and keys.domains is before and before
+
+
+def test_keys_when_nobody_may_look_into_a_domain_then_it_is_refused_and_not_taken_for_unsigned(
+    place: Path, records: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listdir(path: Path) -> list[str]:
+        if path == place / "test.example":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path)
+
+    def scandir(path: Path) -> Any:
+        listdir(path)
+        return real_scan(path)
+
+    real, real_scan = os.listdir, os.scandir
+    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(folder, "_read_index", lambda path: {})  # its file seems not to be there, either
+    with pytest.raises(FileError, match=r"test\.example: Permission denied"):
+        SigningKeys(place)
 
 
 def test_remarks_when_somebody_reads_a_key_or_nobody_signs_then_they_say_so(

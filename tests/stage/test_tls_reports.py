@@ -22,7 +22,7 @@ from responder.outbound.tls.security import Insecure
 from responder.store.base import StoreUnavailableError
 from responder.store.records import OutboundItem
 from responder.store.sqlite import SQLiteStore
-from responder.tlsreports import INBOX, LATEST, TLSReports
+from responder.tlsreports import FLUSH, INBOX, LATEST, MAX_OF_ONE, TLSReports
 from tests.support.clock import ManualClock
 from tests.support.dns_server import DNSServer
 from tests.support.http_server import HTTPServer, Said
@@ -247,8 +247,45 @@ async def test_web_server_does_not_take_it_then_it_is_tried_again(scene: Scene) 
     scene.next_day()
     await reports.send()
     assert len(await scene.kept()) == 1
+    scene.clock.advance(FLUSH)
     await reports.send()
     assert (len(scene.web.requests), await scene.kept()) == (2, {})
+
+
+async def test_web_server_never_takes_it_then_it_is_asked_ever_more_seldom(scene: Scene) -> None:
+    """Anybody's record may name anybody's server."""
+    authority = Authority()
+    authority.ca.cert_pem.write_to_path(str(scene.authorities))
+    scene.web.context = authority.context("reports.example.com")
+    scene.web.routes["/take"] = Said(503)
+    scene.dns.zone[RECORD] = {"TXT": ["v=TLSRPTv1; rua=https://reports.example.com/take"]}
+    scene.dns.zone["reports.example.com"] = {"A": ["127.0.0.1"]}
+    reports = scene.start()
+    reports.note(WELL)
+    await reports.flush()
+    scene.next_day()
+    for _ in range(int(2 * DAY / FLUSH)):
+        await reports.send()
+        scene.clock.advance(FLUSH)
+    assert 10 <= len(scene.web.requests) <= 20  # RFC 8460 5.4 wants a day's
+
+
+async def test_domain_has_names_without_number_then_its_victim_gets_few_reports(scene: Scene) -> None:
+    reports = scene.start()
+    for number in range(100):
+        name = f"s{number}.evil.example"
+        wanted = ",".join(f"mailto:Victim+{number}.{n}@target.example" for n in range(5))
+        scene.dns.zone[f"_smtp._tls.{name}"] = {"TXT": [f"v=TLSRPTv1; rua={wanted}"]}
+        reports.note(SessionNote(PolicyUsed(domain=name, recipient=name), "mx"))
+    reports.note(WELL)
+    await reports.flush()
+    scene.next_day()
+    await reports.send()
+    await reports.send()
+    items = await scene.leaving()
+    assert len([item for item in items if item.domain == "target.example"]) == MAX_OF_ONE
+    assert len([item for item in items if item.domain == "example.com"]) == 1
+    assert await scene.kept() == {}
 
 
 async def test_domains_are_without_number_then_memory_is_bounded(scene: Scene) -> None:

@@ -22,7 +22,7 @@ from tests.support.dns_server import DNSServer, Zone
 from tests.support.smtp_sink import SMTPSink
 
 SHORT = Timeouts(connect=1, greeting=1, command=1, data=1, block=1, dot=1, tls=1, farewell=1)
-SETTINGS = Settings("mx.example.org", timeouts=SHORT)
+SETTINGS = Settings("mx.example.org", timeouts=SHORT, providers={"one.test": "both", "two.test": "both"})
 MAIL = Envelope("me@example.org", ("you@example.com",), b"Subject: hello\r\n\r\nhello\r\n")
 ENCRYPTED = Security(Level.ENCRYPTED)
 
@@ -183,7 +183,9 @@ async def test_policies_are_asked_then_they_hear_what_they_need(net: Net) -> Non
 @pytest.mark.parametrize(
     ("zone", "provider"),
     [
-        ({"MX": [[20, "backup.other.test"], [10, "aspmx.l.Google.com"], [10, "zz.google.com"]]}, "google.com"),
+        ({"MX": [[20, "alt1.aspmx.l.google.com"], [10, "aspmx.l.Google.com"], [10, "zz.google.com"]]}, "google.com"),
+        ({"MX": [[20, "backup.other.test"], [10, "aspmx.l.google.com"]]}, "example.com"),
+        ({"MX": [[10, "mx.one.test"], [20, "mx.two.test"]]}, "both"),
         ({"MX": [[10, "x.mail.protection.outlook.com"]]}, "outlook.com"),
         ({"MX": [[10, "mx.example.co.uk"]]}, "example.co.uk"),
         ({"MX": [[10, "localhost"]]}, "localhost"),
@@ -194,7 +196,7 @@ async def test_policies_are_asked_then_they_hear_what_they_need(net: Net) -> Non
         ("TIMEOUT", "example.com"),
     ],
 )
-async def test_provider_when_asked_for_then_it_is_the_registered_domain_of_the_best_host(
+async def test_provider_when_asked_for_then_it_is_the_registered_domain_of_its_hosts(
     net: Net, zone: object, provider: str
 ) -> None:
     net.zone["example.com"] = zone
@@ -204,6 +206,17 @@ async def test_provider_when_asked_for_then_it_is_the_registered_domain_of_the_b
         for _ in range(5):
             assert await transport.provider("example.com") == provider
         assert net.dns.queries["example.com", "MX"] == 1  # the resolver's cache
+
+
+async def test_provider_when_hosts_are_no_longer_its_own_then_nobody_is_asked(net: Net) -> None:
+    mine = await net.host()
+    net.zone["example.com"] = {"MX": [[10, "mx1.test"]], "TTL": 0}
+    transport = net.transport(Scripted())
+    (result,) = await transport.send(replace(MAIL, provider="big.example"))
+    assert (result.failure, mine.connections) == (Trouble.MOVED.failure(), 0)
+    for provider in ("", "mx1.test", "example.com"):  # any, the right one, its own
+        (result,) = await transport.send(replace(MAIL, provider=provider))
+        assert result.outcome is Outcome.SUCCESS, provider
 
 
 async def test_provider_of_a_literal_or_of_a_smarthost_then_nobody_is_asked(net: Net) -> None:

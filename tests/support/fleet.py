@@ -47,10 +47,10 @@ class Fleet:
 class Seen:
     """What the hosts saw."""
 
-    recipients: dict[str, int]  # how often each got a mail
-    connections: int
-    most: int  # open at a time
-    most_by_group: dict[str, int]  # open at a time, by the first three numbers of the address
+    recipients: dict[str, int] = field(default_factory=dict)  # how often each got a mail
+    connections: int = 0
+    most: int = 0  # open at a time
+    most_by_group: dict[str, int] = field(default_factory=dict)  # open at a time, by the first three numbers of the address
 
 
 def address(group: int, number: int) -> str:

@@ -37,6 +37,8 @@ class Far:
     def __init__(self) -> None:
         self.say: Callable[[str], Word] = lambda _: TAKEN
         self.providers: dict[str, str] = {}
+        self.hosts: dict[str, str] = {}  # who speaks for a domain
+        self.moved = False  # whether hosts are no longer those of the provider that an envelope is for
         self.open: Counter[str] = Counter()  # connections now, by provider
         self.most: Counter[str] = Counter()
         self.sent: list[Envelope] = []
@@ -57,7 +59,10 @@ class Far:
                 await asyncio.sleep(0)
         finally:
             self.open[provider] -= 1
-        return [self._result(one, self.say(one)) for one in envelope.recipients]
+        if self.moved and envelope.provider:
+            return [RecipientResult.failed(one, Trouble.MOVED.failure()) for one in envelope.recipients]
+        host = self.hosts.get(domain, "")
+        return [replace(self._result(one, self.say(one)), host=host) for one in envelope.recipients]
 
     def _result(self, recipient: str, word: Word) -> RecipientResult:
         if word is None:
@@ -137,7 +142,7 @@ class Network:
         await made.lease.start()
         return made
 
-    async def put(self, *recipients: str, one: bool = False, **fields: Any) -> list[str]:
+    async def put(self, *recipients: str, one: bool = False, content: bytes = CONTENT, **fields: Any) -> list[str]:
         """Queue a message to each of these, or with `one` one content to all of them; the ids."""
         now = self.clock.now()
         made: list[NewOutbound] = []
@@ -158,7 +163,7 @@ class Network:
             )
             made.append(replace(message, **fields))
         names = dict.fromkeys(message.content_id for message in made)
-        contents = [(name, CONTENT) for name in names if name in {message.id for message in made}]
+        contents = [(name, content) for name in names if name in {message.id for message in made}]
         await self.store.enqueue(made, contents)
         return [message.id for message in made]
 

@@ -30,6 +30,12 @@ def test_word_is_doubtful_then_it_is_remarked(table: dict[str, Any], keys: list[
     assert [notice.key for notice in unsupported(config) if notice.key.startswith("tls_policy")] == keys
 
 
+def test_domain_has_two_words_in_two_spellings_then_it_is_refused() -> None:
+    domains = {"bücher.example": "verified", "XN--BCHER-KVA.example": "off"}
+    with pytest.raises(ValueError, match="another spelling"):
+        Config.model_validate({"tls_policy": {"domains": domains}})
+
+
 def test_name_server_is_on_this_machine_then_it_may_be_believed() -> None:
     config = Config.model_validate(
         {"tls_policy": {"dane": "on"}, "delivery": {"nameservers": ["127.0.0.1", "[::1]:5353"]}}

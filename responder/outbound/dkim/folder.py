@@ -24,6 +24,7 @@ State = Literal["new", "active", "retired"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 INDEX: Final = "selectors.toml"
 
+_NO_KEYS: Final = "there are no keys of this domain: `responder dkim new` makes some"
 _LARGEST: Final = 1 << 16  # octets of a file; a key of 4096 bits takes 3272
 _SELECTOR: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -77,14 +78,12 @@ def entries(folder: Path, domain: str) -> dict[str, Entry]:
     Raises `KeyFolderError`.
     """
     place = folder / domain
-    if not place.is_dir():
-        raise KeyFolderError(place, "there are no keys of this domain: `responder dkim new` makes some")
-    found = _read_index(place / INDEX)
-    try:
-        files = sorted(place.glob("*.pem"))
-        stamps = {path.stem: path.stat().st_mtime for path in files if not path.name.startswith(".")}
+    try:  # before the index is read: where nobody may look in, nothing seems to be there
+        names = sorted(name for name in os.listdir(place) if name.endswith(".pem") and not name.startswith("."))
+        stamps = {name.removesuffix(".pem"): os.stat(place / name).st_mtime for name in names}
     except OSError as error:
-        raise KeyFolderError(place, _reason(error, "no such folder")) from error
+        raise KeyFolderError(place, _reason(error, _NO_KEYS)) from error
+    found = _read_index(place / INDEX)
     for selector in found:
         if selector not in stamps:
             raise KeyFolderError(place / INDEX, f'names the selector "{selector}", and there is no {selector}.pem')
@@ -119,8 +118,7 @@ def changing(folder: Path, domain: str, *, create: bool = False) -> Iterator[Non
             _give(place, folder)
         lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        reason = _reason(error, "there are no keys of this domain: `responder dkim new` makes some")
-        raise KeyFolderError(place, reason) from error
+        raise KeyFolderError(place, _reason(error, _NO_KEYS)) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -3,7 +3,7 @@
 Room is counted in connections, and a worker claims more than it has connections for, so that none stands idle while a claim is
 under way. So that the workers together still keep to the room, a claim tells how many connections this worker may have: the
 room less all that others hold of it, whether they use it or not. Whoever claims later gets what is left then; and a worker that
-has more connections than it may have now opens none before others of its own have ended.
+has more connections than it may have now opens none before others of its own have ended. And each takes no more than its part.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from responder.store.records import DestinationView, Note, Pacing
 
 AHEAD = 2  # parcels that are claimed for one connection of a provider that has proven itself
 BURST = 1.0  # seconds whose share of a rate may leave at once: claims are not made for each message
-FURTHEST = LONGEST * (
-    1 + SPREAD
-)  # seconds from now that a pause may end: what lies behind was written by a clock that was wrong
+FURTHEST = LONGEST * (1 + SPREAD)  # seconds that a pause may last: what ends later, a wrong clock wrote
 REMEMBERED = 86400.0  # seconds that a place or provider is remembered of which there is nothing new
 
 
@@ -66,6 +64,8 @@ class Paces:
         self._sending: Counter[str] = Counter()  # parcels under way, whoever has them, by place
         self._mine: Counter[str] = Counter()  # by provider
         self._others: Counter[str] = Counter()
+        (workers,) = connection.execute("SELECT count(*) FROM worker WHERE expires_at > ?", (now,)).fetchone()
+        self._workers = max(1, int(workers))
         rows = connection.execute(
             "SELECT route, domain, claim = ?, count(*) FROM outbound WHERE state = 'SENDING' AND parcel = '' GROUP BY 1, 2, 3",
             (token,),
@@ -105,9 +105,7 @@ class Paces:
 
     def share(self, place: str) -> int:
         """How many connections this worker may have to the place's provider."""
-        provider = self._places[place].provider
-        limit = self._pacing.of(provider).connections
-        return self._providers[provider].room.places(limit) - self._others[provider]
+        return self._share(self._places[place].provider)
 
     def settled(self, place: str) -> bool:
         """Whether a success there would change nothing."""
@@ -156,9 +154,13 @@ class Paces:
         # What lies further ahead is another rate's, or another clock's.
         if allowance.interval and _believed(provider.next_at, self._now, allowance.interval) > self._now:
             return False
-        share = provider.room.places(allowance.connections) - self._others[name]
-        ahead = AHEAD if provider.room.proven and not provider.room.failures else 1
-        return self._mine[name] < share * ahead
+        # Where others work beside, what is claimed ahead would be room that they don't get.
+        ahead = AHEAD if provider.room.proven and not provider.room.failures and self._workers == 1 else 1
+        return self._mine[name] < self._share(name) * ahead
+
+    def _share(self, name: str) -> int:
+        room = self._providers[name].room.places(self._pacing.of(name).connections)
+        return min(room - self._others[name], max(1, room // self._workers))
 
     def store(self) -> None:
         """Write down what was taken of rates."""
@@ -212,9 +214,7 @@ def note(connection: sqlite3.Connection, notes: Sequence[Note], now: float) -> l
         new = 0.0
         if one.sign is Sign.GOOD:
             rests, failures, reason = 0.0, 0, ""
-        elif (
-            one.sign is Sign.DOWN and _believed(rests, now) <= now
-        ):  # not for each of those that had begun before it rested
+        elif one.sign is Sign.DOWN and _believed(rests, now) <= now:  # not for those that had begun before it rested
             failures += 1
             rests = new = now + pause(failures, one.chance, one.first, one.longest)
             reason = one.reason

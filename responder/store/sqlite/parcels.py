@@ -71,7 +71,7 @@ class _Choice:
         self._parcels: dict[str, list[Row]] = {}  # by the first one's id
         self._open: dict[tuple[object, ...], list[Row]] = {}  # the last parcel of an envelope
         self._late: dict[str, tuple[Row, str]] = {}
-        self._closed: set[str] = set()  # places of the backlog that take no more
+        self._closed: set[str] = set()  # places that take no more
         self._visited: list[str] = []  # places whose head may be another now
         self._serial = count()
 
@@ -102,13 +102,14 @@ class _Choice:
         for row, arrived in self._merged(iter(self._ranked(arrivals)), heads):
             if self._joins(row):
                 continue
-            if len(self._parcels) < self._limit and self._paces.take(self._place(row)):
+            place = self._place(row)
+            if len(self._parcels) < self._limit and place not in self._closed and self._paces.take(place):
                 self._parcels[row.id] = self._open[row.envelope] = [row]
                 self._turn = max(self._turn, row.rank - behind(row.kind, row.attempts))
             elif arrived:
                 left.append(row)
             else:
-                self._closed.add(self._place(row))
+                self._closed.add(place)
         return left
 
     def _place(self, row: Row) -> str:
@@ -183,6 +184,7 @@ class _Choice:
         self._visited.append(place)
         trouble = self._paces.trouble(place)
         if trouble and not self._tell_late(place, trouble):
+            self._closed.add(place)
             return
         waiting = (
             f"SELECT {COLUMNS} FROM outbound o WHERE o.place = ? AND {WAITING} AND o.rank > 0 ORDER BY o.rank LIMIT ?"
@@ -203,8 +205,8 @@ class _Choice:
         )
 
     def _tell_late(self, place: str, reason: str) -> bool:
-        """One mail at a time is tried where nobody could be spoken to. Those whose time is over must end all the same: whether that
-        is all of them. Before, none is tried, as the place may rest behind it; the next claim tells more."""
+        """One mail at a time is tried where nobody could be spoken to. Those whose time is over must end all the same. Whether
+        that is all of them: before, none is tried, as the place would rest behind it. The next claim tells more."""
         left = LATE - len(self._late)
         warn_after = self._pacing.warn_after
         warned = "OR (o.warned = 0 AND o.created_at <= ?)" if warn_after else "OR ? > 0"
@@ -278,20 +280,24 @@ class _Choice:
 
     def _made(self) -> list[Parcel]:
         rows = [*self._parcels.values(), *([row] for row, _ in self._late.values())]
-        contents = dict(
+        found = (
             self._connection.execute(
-                "SELECT id, data FROM content WHERE id IN (SELECT value FROM json_each(?)) AND length(data) <= ?",
-                (json.dumps([parcel[0].content for parcel in rows]), INLINE),
+                "SELECT id, length(data), iif(length(data) <= ?, data, NULL) FROM content"
+                " WHERE id IN (SELECT value FROM json_each(?))",
+                (INLINE, json.dumps([parcel[0].content for parcel in rows])),
             ).fetchall()
             if rows
             else ()
         )
+        contents = {name: (size, data) for name, size, data in found}
         # Where a mail is handed over, its recipient is an inbox of ours.
         written_to = [(row.recipient, row.inbox) for parcel in rows for row in parcel if row.kind != "proxy"]
         barred = among(self._connection, written_to, self._now)
-        return [self._parcel(parcel, contents.get(parcel[0].content), barred) for parcel in rows]
+        return [self._parcel(parcel, *contents.get(parcel[0].content, (0, None)), barred) for parcel in rows]
 
-    def _parcel(self, rows: list[Row], content: bytes | None, barred: Mapping[tuple[str, str], str]) -> Parcel:
+    def _parcel(
+        self, rows: list[Row], size: int, content: bytes | None, barred: Mapping[tuple[str, str], str]
+    ) -> Parcel:
         place = self._place(rows[0])
         known = self._paces[place]
         late = self._late.get(rows[0].id)
@@ -306,4 +312,5 @@ class _Choice:
             known=known.known,
             settled=self._paces.settled(place),
             late=late[1] if late else "",
+            octets=0 if content is not None else size,
         )
