@@ -31,8 +31,8 @@ from responder.tlsreports import TLSReports
 
 POLICIES: Final = ".mta-sts"  # no inbox has such a name: a local part does not begin with a dot (RFC 5321 4.1.2)
 NAMES: Final = 40_000
-"""Answers of name servers that are kept: some 20 MB. Each destination has four, and a queue that holds a few thousand goes round and
-round: with a smaller cache each mail would ask for all of them again."""
+"""Answers of name servers that are kept: some 20 MB. Each destination has four, and a queue for some thousands of them goes round
+and round: with a smaller cache each mail would ask for all of them again."""
 ROUND: Final = 3600.0  # seconds between two looks for policies that have to be fetched anew
 _OURS: Final = ("hostname", "delivery", "providers", "sources", "tls_policy")  # the tables that the way out is made of
 

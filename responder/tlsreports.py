@@ -165,7 +165,8 @@ class TLSReports:
         try:
             wanted = targets(await self._resolver.txt(f"_smtp._tls.{domain}"))
         except TemporaryError:
-            return self._put_off(name)
+            self._put_off(name)
+            return
         except LookupFailedError:
             wanted = []
         found = await self._store.values(INBOX, [name])
@@ -188,7 +189,8 @@ class TLSReports:
         mailboxes = [target.mailbox for target in wanted if target.mailbox is not None]
         posted = [await self._post(target, body, domain) for target in wanted if target.mailbox is None]
         if not mailboxes and not any(posted):
-            return self._put_off(name)
+            self._put_off(name)
+            return
         messages, contents = [], []
         for to in mailboxes:
             try:

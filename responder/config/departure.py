@@ -105,7 +105,8 @@ class TLSPolicy(Table):
     """`[tls_policy]`: what a connection must have before mail leaves by it."""
 
     mode: TLSMode = "opportunistic"  # the least for all
-    domains: Annotated[dict[Domain, TLSMode], BeforeValidator(distinct_domains)] = {}  # in place of all else
+    # In place of all else.
+    domains: Annotated[dict[Domain, TLSMode], BeforeValidator(distinct_domains)] = Field(default={})
     mta_sts: Bool = True
     dane: Literal["auto", "on", "off"] = "auto"
     authorities: FilePath | None = None  # None: the system's

@@ -25,10 +25,16 @@ REASON = 200  # characters of what a place said that are kept with its pace
 
 
 class Room:
-    """The connections of this process with one provider. Whoever finds none free waits, in the order of coming."""
+    """The connections of this process with one provider. Whoever finds none free waits, in the order of coming.
 
-    def __init__(self) -> None:
+    It is an `outbound.base.Berth`: one that is kept takes room as well. Where others work on the same queue, they know of what is
+    claimed alone: then there are no more of those than mails here that wait for one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.limit = 1
+        self.shared = False  # others work beside
         self.parcels = 0  # claimed, whether they have a connection or wait for one
         self.down: set[str] = set()  # places of the provider that turned out to be out of reach while some waited
         self._used = 0
@@ -36,8 +42,15 @@ class Room:
 
     @property
     def spare(self) -> int:
-        """How many connections there may be besides those that are used."""
+        """How many connections may stand idle beside those that are used."""
+        if self.shared:
+            return sum([not turn.done() for turn in self._waiting])
         return max(self.limit - self._used, 0)
+
+    @property
+    def kept(self) -> int:
+        """The same, when one that is used becomes idle."""
+        return self.spare if self.shared else max(self.limit - self._used + 1, 0)
 
     def resize(self, limit: int) -> None:
         """Another limit from now on. Who has a connection keeps it."""
@@ -131,7 +144,8 @@ class Pace:
                 continue
             room = self._rooms.get(parcel.provider)
             if room is None:
-                room = self._rooms[parcel.provider] = Room()
+                room = self._rooms[parcel.provider] = Room(parcel.provider)
+            room.shared = parcel.shared
             room.parcels += 1
             room.down.discard(parcel.place)
             if room.limit != parcel.connections:
@@ -154,8 +168,12 @@ class Pace:
         """The name under which the configuration knows a provider, by one of its hosts or domains; else the registered domain."""
         return provider_of(domain, self._suffixes)
 
+    def berth(self, parcel: Parcel) -> Room | None:
+        """Whose connections the parcel's counts among; None where the operator has named the host."""
+        return None if not parcel.place or ":" in parcel.place else self._rooms[parcel.provider]
+
     def elsewhere(self, parcel: Parcel, provider: str) -> Note | None:
-        """Where a place that nobody has spoken to turns out to be that provider's, by its hosts: it has to wait for room there."""
+        """Where a place that nobody has spoken to turns out to be that provider's: it has to wait for room there."""
         if provider in (parcel.provider, self.provider(parcel.place)):
             return None
         return Note(parcel.place, provider, self.pacing.of(provider).connections, Sign.NONE)
@@ -167,7 +185,7 @@ class Pace:
     def bound(self, parcel: Parcel) -> str:
         """The provider whose hosts alone the parcel may go to, as it takes their room; "" where it has a place of its own."""
         operators = not parcel.place or ":" in parcel.place
-        return parcel.provider if parcel.known and not operators and parcel.provider != parcel.place else ""
+        return parcel.provider if not operators and parcel.provider != parcel.place else ""
 
     def note(self, parcel: Parcel, results: Sequence[RecipientResult], clock: Clock) -> Note | None:
         """What an attempt tells of the place, where that is anything new. The room follows at once, before the store tells."""

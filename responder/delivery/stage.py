@@ -103,7 +103,7 @@ class Delivery:
             content = await self._content(first)  # no sooner: many may wait for long
             if content is None:
                 return Ended([Settlement(Event.FAIL, "the message is gone: retention removed it")] * len(parcel.items))
-            results = await self.transport.send(self._envelope(tried, content, parcel, room.spare))
+            results = await self.transport.send(self._envelope(tried, content, parcel))
             note = self._pace.note(parcel, results, self._clock)
         moved = results[0].enhanced == MOVED
         # Where nobody spoke, DNS may not have either.
@@ -124,7 +124,7 @@ class Delivery:
             return None
         return item.head.encode() + content if item.head else content
 
-    def _envelope(self, items: Sequence[OutboundItem], content: bytes, parcel: Parcel, spare: int) -> Envelope:
+    def _envelope(self, items: Sequence[OutboundItem], content: bytes, parcel: Parcel) -> Envelope:
         first = items[0]
         return Envelope(
             reverse_path=first.reverse_path,
@@ -140,8 +140,7 @@ class Delivery:
             requiretls=first.requiretls,
             domain="" if first.reverse_path or not self.config.sources else self._author(content),
             tls_optional=tls_optional(first, content),
-            room=parcel.provider,
-            spare=spare,
+            berth=self._pace.berth(parcel),
             provider=self._pace.bound(parcel),
         )
 

@@ -100,9 +100,12 @@ class Relay:
             lines.append(f"Message-ID: <{mail_id}@{self._hostname}>\r\n")
         return "".join(lines).encode()
 
-    def signer(self, headers: Headers) -> str:
-        """The domain of ours that a message is written as, which signs it; "" where it is none, or not one alone."""
+    def signer(self, session: Transaction, headers: Headers) -> str:
+        """The domain of ours that a message is written as, which signs it; "" where it is none, or not one alone. Where any
+        sender may write, who merely forwards mail with our name in From has not written it: the reverse-path has to be ours, too."""
         found = authors(headers)
+        if "*" in self._senders and (session.envelope.mail_from or "").rpartition("@")[2].lower() not in self._ours:
+            return ""
         return found[0] if len(found) == 1 and found[0] in self._ours else ""
 
     def outbound(self, session: Transaction, mail_id: str, first: int) -> tuple[NewOutbound, ...]:

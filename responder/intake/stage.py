@@ -214,7 +214,7 @@ class Intake:
         if missing:
             content = missing + content
             headers = Headers.parse(content)
-        return content, headers, self.relay.signer(headers)
+        return content, headers, self.relay.signer(session, headers)
 
     def _fit(self, content: bytes) -> bytes | Reply:
         """What came with BODY=BINARYMIME, so that it can be read and passed on by all; or why it can't be. Takes its time."""

@@ -18,6 +18,7 @@ PAUSE = 60.0  # seconds of the first pause; each further one is twice as long
 LONGEST = 900.0  # seconds of a pause
 SPREAD = 0.2  # part of a pause that chance takes or adds
 WIDE = 1_000_000.0
+FURTHEST = LONGEST * (1 + SPREAD)  # seconds that a pause may last
 
 
 class Sign(StrEnum):
@@ -63,6 +64,11 @@ def pause(failures: int, chance: float, first: float = PAUSE, longest: float = L
     """Seconds of the pause behind so many failures in a row (1 is the first). `chance` from 0 up to 1."""
     seconds = min(first * 2.0 ** min(max(failures, 1) - 1, 16), longest)
     return seconds * (1 - SPREAD + 2 * SPREAD * chance)
+
+
+def believed(until: float, now: float, longest: float = FURTHEST) -> float:
+    """A time before which nothing is done; 0.0 where it lies too far ahead to be meant: by a wrong clock, or a rate of old."""
+    return until if until <= now + max(longest, FURTHEST) else 0.0
 
 
 def read(outcomes: Sequence[Failure | None]) -> Sign:

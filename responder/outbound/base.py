@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from responder.mail.envelope import NO_WISH, Wish
 from responder.mail.replies import Reason
 from responder.mail.status import Failure, Outcome, RemoteReply, Scope
+
+
+class Berth(Protocol):
+    """The connections of this process with one provider, one of which the mail may use. The numbers change while it does."""
+
+    @property
+    def name(self) -> str:
+        """Whose they are."""
+        ...
+
+    @property
+    def spare(self) -> int:
+        """How many may stand idle when one is opened."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """How many may stand idle when the mail is done with its own, that one included."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +47,7 @@ class Envelope:
     requiretls: bool = False  # no hop without TLS that holds (RFC 8689)
     tls_optional: bool = False  # better in plain text than not at all, whatever the destination asks for (RFC 8689 3)
     domain: str = ""  # whose mail it is: chooses the source address; "" is the reverse-path's domain
-    room: str = ""  # among whose connections its own counts; "": nobody's
-    spare: int = 0  # how many of those may be kept beside it
+    berth: Berth | None = field(default=None, compare=False)  # among whose connections its own counts; None: nobody's
     provider: str = ""  # whose room it takes: no hosts but that one's may be asked (`Trouble.MOVED`); "": any may
 
 

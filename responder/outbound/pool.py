@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from responder.clock import Clock
+from responder.outbound.base import Berth
 from responder.outbound.session import ClientSession
 from responder.outbound.sources import Source
 from responder.outbound.tls.security import OPPORTUNISTIC, Security
-
 
 GOODBYE = 1.0  # seconds that a connection waits for those that end to make way for it
 
@@ -64,7 +64,8 @@ class Pool:
         self._max_total = max_total
         self._idle: OrderedDict[int, _Idle] = OrderedDict()  # the longest idle first
         self._by_key: dict[Key, list[int]] = {}
-        self._by_room: dict[str, list[int]] = {}
+        self._by_room: dict[str, dict[int, None]] = {}  # numbers in the order of coming
+        self._leaving: dict[str, set[asyncio.Task[None]]] = {}  # what is being closed, by room
         self._serial = count()
         self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None  # runs while anything is idle
@@ -80,31 +81,36 @@ class Pool:
             idle = self._remove(numbers[-1])
             if idle.session.reusable and not self._is_stale(idle):
                 return idle.session
-            self._discard(idle.session)
+            self._discard(idle.session, idle.room)
         return None
 
-    async def make_way(self, room: str, spare: int) -> None:
-        """Before one more connection of a room: close what is idle there but for so many, and wait until it is gone. A provider
-        counts what is kept as well as what is used, and may have a host of its own for each domain."""
-        numbers = self._by_room.get(room, [])
-        if len(numbers) > spare:
-            surplus = [self._discard(self._remove(number).session) for number in numbers[: len(numbers) - spare]]
-            await asyncio.wait(surplus, timeout=GOODBYE)
+    async def make_way(self, berth: Berth) -> None:
+        """Before one more connection with a provider: close what is idle there and too much, and wait for all that is being
+        closed. A provider counts what is kept as well as what is used, and may have a host of its own for each domain."""
+        self._trim(berth.name, berth.spare)
+        leaving = self._leaving.get(
+            berth.name
+        )  # the room of one that leaves is free for the next mail before it is gone
+        if leaving and len(leaving) + len(self._by_room.get(berth.name, ())) > berth.spare:
+            await asyncio.wait(leaving, timeout=GOODBYE)
 
-    def give(self, key: Key, session: ClientSession, room: str = "") -> None:
+    def give(self, key: Key, session: ClientSession, berth: Berth | None = None) -> None:
         """Keep the session for the next mail, or close it where it is spent."""
+        room = berth.name if berth else ""
         if self._closed or not session.reusable or session.messages_sent >= self._most(key.host):
-            self._discard(session)
+            self._discard(session, room)
             return
         number = next(self._serial)
         self._idle[number] = _Idle(key, session, self._clock.monotonic(), room)
-        self._by_room.setdefault(room, []).append(number)
+        self._by_room.setdefault(room, {})[number] = None
         numbers = self._by_key.setdefault(key, [])
         numbers.append(number)
         if len(numbers) > self._max_per_host:
-            self._discard(self._remove(numbers[0]).session)
+            self._dismiss(numbers[0])
         if len(self._idle) > self._max_total:
-            self._discard(self._remove(next(iter(self._idle))).session)
+            self._dismiss(next(iter(self._idle)))
+        if berth is not None:
+            self._trim(room, berth.kept)
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep_while_idle(), name="sweep kept connections")
 
@@ -121,7 +127,7 @@ class Pool:
         """Close what has been idle for too long, or was closed by its host."""
         for number, idle in list(self._idle.items()):
             if self._is_stale(idle) or not idle.session.reusable:
-                self._discard(self._remove(number).session)
+                self._dismiss(number)
 
     async def close_all(self) -> None:
         """Close all, and whatever is given back from now on. Returns when the hosts have been told."""
@@ -129,7 +135,7 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for number in list(self._idle):
-            self._discard(self._remove(number).session)
+            self._dismiss(number)
         while self._closing:
             await asyncio.wait(self._closing)
 
@@ -147,14 +153,32 @@ class Pool:
         numbers.remove(number)
         if not numbers:
             del self._by_key[idle.key]
-        numbers = self._by_room[idle.room]
-        numbers.remove(number)
-        if not numbers:
+        fellows = self._by_room[idle.room]
+        del fellows[number]
+        if not fellows:
             del self._by_room[idle.room]
         return idle
 
-    def _discard(self, session: ClientSession) -> asyncio.Task[None]:
+    def _trim(self, room: str, most: int) -> None:
+        """Close what has been idle there for longest, but for so many."""
+        numbers = self._by_room.get(room, {})
+        while len(numbers) > most:
+            self._dismiss(next(iter(numbers)))
+
+    def _dismiss(self, number: int) -> None:
+        idle = self._remove(number)
+        self._discard(idle.session, idle.room)
+
+    def _discard(self, session: ClientSession, room: str) -> None:
         task = asyncio.create_task(session.close(), name=f"quit {session.host}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        return task
+        if room:
+            self._leaving.setdefault(room, set()).add(task)
+            task.add_done_callback(lambda task: self._gone(room, task))
+
+    def _gone(self, room: str, task: asyncio.Task[None]) -> None:
+        tasks = self._leaving[room]
+        tasks.discard(task)
+        if not tasks:
+            del self._leaving[room]

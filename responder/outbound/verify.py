@@ -70,6 +70,8 @@ def verify_all(addresses: Iterable[str], *, hostname: str, **options: object) ->
     async def collect() -> list[Verification]:
         return [one async for one in verify(addresses, hostname=hostname, **options)]  # type: ignore[arg-type]
 
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("verify_all is for programs without an event loop: use `async for one in verify(...)` here")
     return asyncio.run(collect())
 
 
@@ -106,7 +108,8 @@ def make_plan(
             ip_address(source_address)
     with _named("host name"):
         hostname = domain_to_ascii(hostname)
-    if not (max_recipients >= 1 <= tries and 0 < port < 65536 and wait >= 0 <= pause and timeout > 0):  # NaN is none of it
+    # Not the other way round: NaN is neither above zero nor below.
+    if not (max_recipients >= 1 <= tries and 0 < port < 65536 and wait >= 0 <= pause and timeout > 0):
         raise ValueError("max_recipients, tries, port and timeout must be above zero, wait and pause not below")
     return Plan(
         hostname,

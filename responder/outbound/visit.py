@@ -147,8 +147,8 @@ class HostTransport:
         except FailureError as error:
             attempt.note(error.failure, host.name)
             return
-        if candidates and attempt.envelope.room:
-            await self.pool.make_way(attempt.envelope.room, attempt.envelope.spare)
+        if candidates and attempt.envelope.berth is not None:
+            await self.pool.make_way(attempt.envelope.berth)
         while candidates and attempt.pending and attempt.room:
             ran = await race(candidates[: attempt.room], way.port, self._settings.timeouts.connect, self._clock)
             attempt.dialled += ran.begun
@@ -272,7 +272,7 @@ class HostTransport:
 
     async def _transact(self, attempt: Attempt, session: ClientSession, key: Key, *, kept: bool = False) -> None:
         results = await session.send(replace(attempt.envelope, recipients=attempt.recipients()))
-        self.pool.give(key, session, attempt.envelope.room)
+        self.pool.give(key, session, attempt.envelope.berth)
         attempt.take(results, kept=kept)
 
 

@@ -110,6 +110,7 @@ class Parcel:
     known: bool = True  # whether its provider was asked for
     settled: bool = False  # whether a success would change nothing of the pace
     late: str = ""  # it is not to be tried but to be told of: why its place rests
+    shared: bool = False  # whether other workers may have connections with that provider, too
     octets: int = 0  # of a large content, which the claim does not bring along
 
     @property

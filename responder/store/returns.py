@@ -70,7 +70,8 @@ _TOLD = PASSED_ON | {"list"}
 
 
 def hard_bounce(kind: str, recipient: str, inbox: str, detail: str, now: float, keep: float) -> tuple[Suppression, ...]:
-    """The suppression that a mailbox earns which does not exist, for `keep` seconds (0.0: none)."""
-    if not keep or kind in _TOLD:
+    """The suppression that a mailbox earns which does not exist, for `keep` seconds (0.0: none). What no inbox wrote (a report)
+    bars nobody from all of them."""
+    if not keep or kind in _TOLD or not inbox:
         return ()
     return (Suppression(parse(recipient).key, inbox, "hard-bounce", detail[:300], now, now + keep),)

@@ -60,6 +60,14 @@ async def test_mailbox_when_its_host_says_it_does_not_exist_then_it_is_suppresse
         assert found == ([("gone@far.example", "echo", "hard-bounce")] if suppressed else [])
 
 
+async def test_mailbox_when_a_report_of_no_inbox_comes_back_then_no_inbox_is_kept_from_it(tmp_path: Path) -> None:
+    async with post(tmp_path, CONFIG, lambda _: NEVER) as it:
+        item = await queue(it, kind="report", inbox="")
+        await it.turn()
+        assert (await it.end(item))[0] is State.FAILED
+        assert await it.store.suppressions() == []
+
+
 async def test_mailbox_when_bounces_count_for_nothing_then_it_is_tried_each_time(tmp_path: Path) -> None:
     config = configured({"echo": "answer"}, suppression={"hard_bounce": "0s"})
     async with post(tmp_path, config, lambda _: NEVER) as it:

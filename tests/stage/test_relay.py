@@ -435,6 +435,9 @@ async def test_signing_when_the_author_is_of_ours_then_his_domain_signs_and_no_o
         # What only stays here is nobody's submission.
         await client.mail("ann@test.example", "echo@test.example")
         assert len(signed) == 1
+        # Somebody else's server passes on what has our name in From: who wrote it nobody knows.
+        await client.mail("list@far.example", "far@far.example", content="From: ann@other.example\r\n\r\nhello\r\n")
+        assert len(signed) == 1
 
 
 async def test_signing_when_it_fails_then_the_client_keeps_the_mail(tmp_path: Path) -> None:

@@ -530,6 +530,8 @@ async def test_caller_when_it_is_slow_then_asking_waits(net: Net, monkeypatch: p
         {"port": 0},
         {"concurrency": 0},
         {"nameservers": ["x"]},
+        {"timeout": float("nan")},
+        {"wait": float("nan")},
     ],
 )
 async def test_arguments_when_they_can_not_be_then_nobody_is_asked(net: Net, wrong: dict[str, Any]) -> None:
@@ -540,3 +542,22 @@ async def test_arguments_when_they_can_not_be_then_nobody_is_asked(net: Net, wro
 def test_program_without_a_loop_when_it_asks_then_it_gets_a_list() -> None:
     [one] = responder.verify_all(["no address"], hostname="probe.example.org")
     assert (one.result, one.determined) == ("invalid", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"addresses": "ann@a.test", "hostname": "probe.example.org"}, "addresses: wants a list"),
+        ({"addresses": ["ann@a.test"], "hostname": ""}, "host name: "),
+        ({"addresses": ["ann@a.test"], "hostname": "probe.example.org", "sender": "x"}, "sender: "),
+        ({"addresses": ["ann@a.test"], "hostname": "probe.example.org", "source_address": "x"}, "source address: "),
+    ],
+)
+def test_argument_when_it_can_not_be_then_it_is_named(arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        responder.verify_all(**arguments)
+
+
+async def test_program_with_a_loop_when_it_asks_for_a_list_then_it_is_told_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match="async for one in verify"):
+        responder.verify_all(["no address"], hostname="probe.example.org")

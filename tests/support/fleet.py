@@ -4,8 +4,8 @@
         taken = fleet.wait(60)
 
 What is `live` takes all mail, `silent` accepts connections and says nothing, `full` answers no SYN: a socket that listens, whose
-queue is filled, and from which nothing is ever taken. An address that is in no list refuses. A host says nothing of a mail but how
-often each recipient got one, so that it costs little: this is about who sends.
+queue is filled, and from which nothing is ever taken. An address that is in no list refuses. A host keeps nothing of a mail but
+its recipients, so that it costs little: this is about who sends.
 
     python -m tests.support.fleet FLEET.json EXPECT SEEN.json     (`done TIME` by CLOCK_MONOTONIC; SEEN is written at SIGTERM)
 """
@@ -50,7 +50,9 @@ class Seen:
     recipients: dict[str, int] = field(default_factory=dict)  # how often each got a mail
     connections: int = 0
     most: int = 0  # open at a time
-    most_by_group: dict[str, int] = field(default_factory=dict)  # open at a time, by the first three numbers of the address
+    most_by_group: dict[str, int] = field(
+        default_factory=dict
+    )  # open at a time, by the first three numbers of the address
 
 
 def address(group: int, number: int) -> str:

@@ -38,7 +38,6 @@ class Far:
         self.say: Callable[[str], Word] = lambda _: TAKEN
         self.providers: dict[str, str] = {}
         self.hosts: dict[str, str] = {}  # who speaks for a domain
-        self.moved = False  # whether hosts are no longer those of the provider that an envelope is for
         self.open: Counter[str] = Counter()  # connections now, by provider
         self.most: Counter[str] = Counter()
         self.sent: list[Envelope] = []
@@ -59,9 +58,9 @@ class Far:
                 await asyncio.sleep(0)
         finally:
             self.open[provider] -= 1
-        if self.moved and envelope.provider:
-            return [RecipientResult.failed(one, Trouble.MOVED.failure()) for one in envelope.recipients]
         host = self.hosts.get(domain, "")
+        if host and envelope.provider and not host.endswith(f".{envelope.provider}"):
+            return [RecipientResult.failed(one, Trouble.MOVED.failure()) for one in envelope.recipients]
         return [replace(self._result(one, self.say(one)), host=host) for one in envelope.recipients]
 
     def _result(self, recipient: str, word: Word) -> RecipientResult:

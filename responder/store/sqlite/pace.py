@@ -14,18 +14,23 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from responder.mail.pacing import LONGEST, SPREAD, START, Room, Sign, pause
+from responder.mail.pacing import START, Room, Sign, believed, pause
+from responder.mail.suffix import organisational
 from responder.store.records import DestinationView, Note, Pacing
 
 AHEAD = 2  # parcels that are claimed for one connection of a provider that has proven itself
 BURST = 1.0  # seconds whose share of a rate may leave at once: claims are not made for each message
-FURTHEST = LONGEST * (1 + SPREAD)  # seconds that a pause may last: what ends later, a wrong clock wrote
 REMEMBERED = 86400.0  # seconds that a place or provider is remembered of which there is nothing new
 
 
 def place_of(route: str, domain: str, one_way: bool) -> str:
     """Whose line a message stands in."""
     return route or ("" if one_way else domain)
+
+
+def _presumed(place: str) -> str:
+    """The provider of a place that nobody has spoken to: who has a domain makes up as many below it as he likes."""
+    return place if named_by_operator(place) or place[0] == "[" else organisational(place)
 
 
 def named_by_operator(place: str) -> bool:
@@ -65,7 +70,7 @@ class Paces:
         self._mine: Counter[str] = Counter()  # by provider
         self._others: Counter[str] = Counter()
         (workers,) = connection.execute("SELECT count(*) FROM worker WHERE expires_at > ?", (now,)).fetchone()
-        self._workers = max(1, int(workers))
+        self.workers = max(1, int(workers))
         rows = connection.execute(
             "SELECT route, domain, claim = ?, count(*) FROM outbound WHERE state = 'SENDING' AND parcel = '' GROUP BY 1, 2, 3",
             (token,),
@@ -78,23 +83,18 @@ class Paces:
 
     def learn(self, places: Iterable[str]) -> None:
         """Look up what is not known yet."""
-        wanted = list({place for place in places if place not in self._places})
-        if not wanted:
-            return
+        wanted = {place: _presumed(place) for place in places if place not in self._places}
         rows = self._connection.execute(
-            "SELECT wanted.value, d.provider, d.known, d.rests, d.failures, d.reason, p.room, p.threshold, p.proven, p.failures,"
-            " p.rests, p.next_at FROM json_each(?) AS wanted LEFT JOIN destination d ON d.place = wanted.value"
-            " LEFT JOIN pace p ON p.provider = coalesce(d.provider, wanted.value)",
-            (json.dumps(wanted),),
+            "SELECT wanted.value ->> 0, coalesce(d.provider, wanted.value ->> 1), d.known, d.rests, d.failures, d.reason, p.room,"
+            " p.threshold, p.proven, p.failures, p.rests, p.next_at FROM json_each(?) AS wanted"
+            " LEFT JOIN destination d ON d.place = wanted.value ->> 0"
+            " LEFT JOIN pace p ON p.provider = coalesce(d.provider, wanted.value ->> 1)",
+            (json.dumps(list(wanted.items())),),
         )
         for place, provider, known, rests, failures, reason, *pace in rows:
             operators = named_by_operator(place)
-            if provider is None:
-                self._places[place] = Place(place, operators)
-            else:
-                rests = _believed(rests, self._now)
-                self._places[place] = Place(provider, operators or bool(known), rests, failures, reason)
-            provider = provider or place
+            until = believed(rests or 0.0, self._now)
+            self._places[place] = Place(provider, operators or bool(known), until, failures or 0, reason or "")
             if provider not in self._providers:
                 self._providers[provider] = _provider(
                     pace, operators, self._pacing.of(provider).connections, self._now, self._pacing.start
@@ -152,15 +152,15 @@ class Paces:
         if provider.rests > self._now:
             return False
         # What lies further ahead is another rate's, or another clock's.
-        if allowance.interval and _believed(provider.next_at, self._now, allowance.interval) > self._now:
+        if allowance.interval and believed(provider.next_at, self._now, allowance.interval) > self._now:
             return False
         # Where others work beside, what is claimed ahead would be room that they don't get.
-        ahead = AHEAD if provider.room.proven and not provider.room.failures and self._workers == 1 else 1
+        ahead = AHEAD if provider.room.proven and not provider.room.failures and self.workers == 1 else 1
         return self._mine[name] < self._share(name) * ahead
 
     def _share(self, name: str) -> int:
         room = self._providers[name].room.places(self._pacing.of(name).connections)
-        return min(room - self._others[name], max(1, room // self._workers))
+        return min(room - self._others[name], max(1, room // self.workers))
 
     def store(self) -> None:
         """Write down what was taken of rates."""
@@ -171,17 +171,12 @@ class Paces:
             )
 
 
-def _believed(until: float, now: float, longest: float = FURTHEST) -> float:
-    """A time before which nothing is done, unless it lies too far ahead to have been meant."""
-    return until if until <= now + max(longest, FURTHEST) else 0.0
-
-
 def _provider(pace: Sequence[float | None], operators: bool, limit: int, now: float, start: float = START) -> _Provider:
     room, threshold, proven, failures, rests, next_at = pace
     if room is None or threshold is None:
         return _Provider(Room(float(limit), proven=True) if operators else Room(start), 0.0, 0.0)
     known = Room(room, threshold, bool(proven), int(failures or 0))
-    return _Provider(known, _believed(rests or 0.0, now), next_at or 0.0)
+    return _Provider(known, believed(rests or 0.0, now), next_at or 0.0)
 
 
 _KEEP_PACE = (
@@ -214,7 +209,7 @@ def note(connection: sqlite3.Connection, notes: Sequence[Note], now: float) -> l
         new = 0.0
         if one.sign is Sign.GOOD:
             rests, failures, reason = 0.0, 0, ""
-        elif one.sign is Sign.DOWN and _believed(rests, now) <= now:  # not for those that had begun before it rested
+        elif one.sign is Sign.DOWN and believed(rests, now) <= now:  # not for those that had begun before it rested
             failures += 1
             rests = new = now + pause(failures, one.chance, one.first, one.longest)
             reason = one.reason

@@ -19,10 +19,10 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from itertools import count
 
 from responder.mail.lifecycle import Event, State
+from responder.mail.pacing import FURTHEST
 from responder.store.records import Pacing, Parcel
 from responder.store.sqlite.pace import (
     AHEAD,
-    FURTHEST,
     Paces,
     behind,
     charge,
@@ -273,7 +273,7 @@ class _Choice:
         self._connection.executemany(
             "INSERT INTO destination (place, provider, head, changed_at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (place) DO UPDATE SET head = iif(head > 0, min(head, excluded.head), excluded.head)",
-            [(place, place, rank, self._now) for place, rank in heads.items()],
+            [(place, self._paces[place].provider, rank, self._now) for place, rank in heads.items()],
         )
         mine = {flow_of(row.inbox, row.kind) for row in rows}
         keep(self._connection, {"": self._turn, **{flow: self._turns[flow] for flow in mine}}, self._turn)
@@ -312,5 +312,6 @@ class _Choice:
             known=known.known,
             settled=self._paces.settled(place),
             late=late[1] if late else "",
+            shared=self._paces.workers > 1,
             octets=0 if content is not None else size,
         )
