@@ -25,8 +25,8 @@ from responder.agents.hookspecs import Command, hookimpl
 from responder.mail.compose import Attachment
 
 if TYPE_CHECKING:
-    from responder.outbound.verification import Verification
-    from responder.outbound.verify import verify, verify_all
+    from responder.outbound.verifying.verification import Verification
+    from responder.outbound.verifying.verify import verify, verify_all
 
 __all__ = [
     "Agent",
@@ -64,7 +64,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`verify` brings the network's libraries along, which no plugin has to wait for: it is loaded when it is used."""
     if name in ("Verification", "verify", "verify_all"):
-        from responder.outbound import verify as face
+        from responder.outbound.verifying import verify as face
 
         return getattr(face, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,7 @@ from responder.outbound.dkim.batches import Batches
 from responder.outbound.dkim.folder import KeyFolderError
 from responder.outbound.dkim.keys import BITS, SigningKey
 from responder.outbound.dkim.signer import Message, Terms
-from responder.outbound.wire import canonical
+from responder.outbound.smtp.wire import canonical
 from responder.store.records import NewOutbound, Settlement
 
 LARGE: Final = 1 << 17  # octets of a message that is hashed aside: half a millisecond

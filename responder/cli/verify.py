@@ -19,11 +19,11 @@ from responder.cli.verify_output import File, Format, OutputError, Sink, Termina
 from responder.cli.verify_progress import Progress
 from responder.clock import SystemClock
 from responder.config import DEFAULT_FILES, Config, ConfigError, parse_duration
-from responder.outbound.verification import DETERMINED, Result
+from responder.outbound.verifying.verification import DETERMINED, Result
 from responder.start import StartError
 
 if TYPE_CHECKING:
-    from responder.outbound.probe import Probe
+    from responder.outbound.verifying.probe import Probe
 
 MAX_LINE: Final = 10_000  # characters of a line of addresses; the rest is another line, and no address either
 INTERRUPTED: Final = 130
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _ask(options: argparse.Namespace, addresses: Iterable[str]) -> int:
-    from responder.outbound.probe import key_of
+    from responder.outbound.verifying.probe import key_of
 
     probe = _probe(options)
     try:
@@ -144,8 +144,8 @@ def _conclude(options: argparse.Namespace, probe: Probe, counts: Counter[str], s
 def _probe(options: argparse.Namespace) -> Probe:
     """What asks, as configuration and options have it. Raises `ConfigError`, `StartError`."""
     from responder.dns import Resolver
-    from responder.outbound.probe import Probe
-    from responder.outbound.verify import make_plan
+    from responder.outbound.verifying.probe import Probe
+    from responder.outbound.verifying.verify import make_plan
 
     config = _configuration(options)
     delivery = (config or Config()).delivery

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from responder.cli.output import bold, harmless, width
-from responder.outbound.verification import Verification
+from responder.outbound.verifying.verification import Verification
 
 Format = Literal["table", "csv", "jsonl", "json"]
 

@@ -102,7 +102,7 @@ class Relay:
 
     def signer(self, session: Transaction, headers: Headers) -> str:
         """The domain of ours that a message is written as, which signs it; "" where it is none, or not one alone. Where any
-        sender may write, who merely forwards mail with our name in From has not written it: the reverse-path has to be ours, too."""
+        sender may write, who merely forwards mail with our name in From has not written it: the reverse-path has to be ours."""
         found = authors(headers)
         if "*" in self._senders and (session.envelope.mail_from or "").rpartition("@")[2].lower() not in self._ours:
             return ""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from responder.clock import Clock
 from responder.outbound.base import Berth
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.sources import Source
 from responder.outbound.tls.security import OPPORTUNISTIC, Security
 

@@ -27,7 +27,7 @@ from responder.outbound.hosts import RESTS, HostMemory, Place, Rests
 from responder.outbound.mx import Host, host_addresses
 from responder.outbound.pool import Key, Pool
 from responder.outbound.reach import refusal
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.sources import Source
 from responder.outbound.tls.policy import NoPolicy, Policies, SessionNote
 from responder.outbound.tls.security import Insecure, InsecureError

@@ -18,7 +18,7 @@ import pytest
 from responder.mail.status import FailureError
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from tests.conftest import find_peer
 from tests.stage.test_hostile_mx import end
 from tests.support.server import free_port

@@ -190,7 +190,8 @@ def check_the_dead(run: Run) -> None:
     """Each was tried by a few mails, and those wait for a sensible time; who does not exist was given up at once."""
     tried: Counter[str] = Counter()
     for (way, state, attempts), number in run.states.items():
-        tried[way] += attempts * number if way else 0
+        if way:
+            tried[way] += attempts * number
         assert not way or state == ("FAILED" if way == "no such domain" else state)
         assert way == "no such domain" or state != "FAILED"
     print(f"attempts at the dead: {dict(tried)}")

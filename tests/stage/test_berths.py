@@ -8,7 +8,7 @@ from pathlib import Path
 from responder.clock import SystemClock
 from responder.delivery.pace import Room
 from responder.outbound.pool import Key, Pool
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.sources import Source
 from tests.support.pacing import network
 from tests.support.smtp_sink import SMTPSink

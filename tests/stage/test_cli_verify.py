@@ -20,7 +20,7 @@ import pytest
 from responder.cli import verify as verb
 from responder.cli.verify_output import COLUMNS, File, OutputError, csv_line, json_line
 from responder.cli.verify_progress import bar
-from responder.outbound.verification import Result, Verification
+from responder.outbound.verifying.verification import Result, Verification
 from tests.support.dns_server import DNSServer
 from tests.support.operator import Operator
 from tests.support.server import configuration, environment
@@ -332,4 +332,4 @@ def test_progress_when_standard_error_is_a_terminal_then_it_is_drawn_there(opera
 def test_verb_when_other_verbs_run_then_its_libraries_are_not_loaded() -> None:
     code = f"import sys; import {verb.__name__}; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert not {"aiosmtplib", "dns", "responder.outbound.probe"} & set(result.stdout.split())
+    assert not {"aiosmtplib", "dns", "responder.outbound.verifying.probe"} & set(result.stdout.split())

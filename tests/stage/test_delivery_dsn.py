@@ -15,7 +15,7 @@ from responder.mail.envelope import Wish
 from responder.mail.lifecycle import Event, State
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.store.records import Settlement
 from tests.support.smtp_sink import EXTENSIONS, SMTPSink
 from tests.support.stages import DELIVERED, LATER, NEVER, Post, configured, post

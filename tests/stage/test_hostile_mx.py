@@ -24,7 +24,7 @@ from responder.dns import Resolver
 from responder.mail.status import FailureError, Outcome
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.transport import MXTransport, Settings
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.smtp_sink import SMTPSink

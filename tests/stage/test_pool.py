@@ -10,7 +10,7 @@ import pytest
 from responder.clock import SystemClock
 from responder.outbound.base import Envelope
 from responder.outbound.pool import Key, Pool
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.sources import Source
 from responder.outbound.tls.security import Level, Security
 from tests.support.smtp_sink import SMTPSink

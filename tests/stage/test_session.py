@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from responder.mail.status import FailureError, Outcome, Scope
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
-from responder.outbound.session import ClientSession
-from responder.outbound.wire import BLOCK, blocks, canonical
+from responder.outbound.smtp.session import ClientSession
+from responder.outbound.smtp.wire import BLOCK, blocks, canonical
 from tests.support.smtp_sink import SMTPSink
 
 SHORT = Timeouts(connect=1, greeting=0.5, command=0.5, data=0.5, block=0.5, dot=0.5, tls=0.5, farewell=0.5)

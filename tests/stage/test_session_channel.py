@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from responder.mail.status import Failure, FailureError, Outcome, RemoteReply, Verb
-from responder.outbound.channel import MAX_LINE, MAX_REPLY, MAX_UNREAD, Channel
 from responder.outbound.dial import Timeouts
-from responder.outbound.transaction import Transaction
+from responder.outbound.smtp.channel import MAX_LINE, MAX_REPLY, MAX_UNREAD, Channel
+from responder.outbound.smtp.transaction import Transaction
 
 TIMEOUTS = Timeouts(*[5.0] * 8)
 CUTS = st.lists(st.integers(1, 40), max_size=12)

@@ -12,9 +12,9 @@ import pytest
 from responder.mail.status import FailureError, Outcome, Scope
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import Timeouts
-from responder.outbound.greeting import extensions
-from responder.outbound.session import MAX_RECIPIENTS, ClientSession
-from responder.outbound.wire import BLOCK
+from responder.outbound.smtp.greeting import extensions
+from responder.outbound.smtp.session import MAX_RECIPIENTS, ClientSession
+from responder.outbound.smtp.wire import BLOCK
 from tests.support.smtp_sink import EXTENSIONS, SMTPSink
 
 PATIENT = Timeouts(*[20.0] * 8)

@@ -7,7 +7,7 @@ import pytest
 from responder.mail.status import FailureError, Outcome, Scope
 from responder.outbound.base import Envelope
 from responder.outbound.dial import Timeouts
-from responder.outbound.session import ClientSession
+from responder.outbound.smtp.session import ClientSession
 from responder.outbound.tls.security import Insecure, InsecureError, Level, Security
 from tests.support.smtp_sink import EXTENSIONS, Script, SMTPSink
 
@@ -116,7 +116,7 @@ async def test_tls_is_off_then_it_is_not_begun() -> None:
 
 @pytest.mark.parametrize("level", Level)
 async def test_requiretls_is_not_offered_then_the_host_is_no_way(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("responder.outbound.greeting.examine", lambda *_: None)
+    monkeypatch.setattr("responder.outbound.smtp.greeting.examine", lambda *_: None)
     testing = level > Level.ENCRYPTED  # so that the handshake passes
     async with SMTPSink(tls=True) as sink:
         with pytest.raises(InsecureError) as caught:
@@ -157,7 +157,7 @@ async def test_mail_requires_tls_on_a_connection_that_has_it_not_then_nothing_is
 
 async def test_certificate_is_judged_before_the_host_is_greeted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     why = Insecure("validation-failure", "no")
-    monkeypatch.setattr("responder.outbound.greeting.examine", lambda *_: why)
+    monkeypatch.setattr("responder.outbound.smtp.greeting.examine", lambda *_: why)
     async with SMTPSink(tls=True) as sink:
         with pytest.raises(InsecureError) as caught:
             await connect(sink, ENCRYPTED)

@@ -13,7 +13,7 @@ import pytest
 
 import responder
 from responder import Verification
-from responder.outbound import probe as engine
+from responder.outbound.verifying import probe as engine
 from tests.support.clock import ManualClock
 from tests.support.dns_server import DNSServer, Zone
 from tests.support.smtp_sink import Script, SMTPSink

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from responder.inbound.data import has_bare_line_end
 from responder.mail.binary import MAX_DEPTH, MIMEError, with_line_ends, without_binary
-from responder.outbound.wire import blocks, canonical
+from responder.outbound.smtp.wire import blocks, canonical
 
 LEAF = b"Content-Type: application/x; name=y\r\nContent-Transfer-Encoding: binary\r\nX: z\r\n\r\n"
 

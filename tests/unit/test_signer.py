@@ -21,7 +21,7 @@ from responder.outbound.dkim import folder
 from responder.outbound.dkim.folder import Entry, KeyFolderError
 from responder.outbound.dkim.keys import KeyUnusableError, SigningKey, from_pem, generate, to_pem
 from responder.outbound.dkim.signer import MAX_NAMES, Message, Terms
-from responder.outbound.wire import canonical
+from responder.outbound.smtp.wire import canonical
 from tests.support.signed import dkimpy_accepts, signatures, tags
 
 TERMS = Terms(tuple([name.lower() for name in DKIM().headers]))

@@ -13,6 +13,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from responder.mail.pacing import START, Room, Sign, believed, pause
 from responder.mail.suffix import organisational
@@ -28,6 +30,7 @@ def place_of(route: str, domain: str, one_way: bool) -> str:
     return route or ("" if one_way else domain)
 
 
+@lru_cache(maxsize=8192)  # each claim asks for all places that are spoken to
 def _presumed(place: str) -> str:
     """The provider of a place that nobody has spoken to: who has a domain makes up as many below it as he likes."""
     return place if named_by_operator(place) or place[0] == "[" else organisational(place)
@@ -46,8 +49,7 @@ class _Provider:
     rated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What is known of one place."""
 
     provider: str

@@ -17,10 +17,10 @@ from responder.clock import Clock
 from responder.mail.status import FailureError, Outcome, Scope
 from responder.outbound.base import Envelope, RecipientResult
 from responder.outbound.dial import dial
-from responder.outbound.ledger import Domain, Ledger, Plan
-from responder.outbound.session import ClientSession
-from responder.outbound.transaction import is_crowded
-from responder.outbound.verification import Finding, Result, of_connection, of_host, of_reply
+from responder.outbound.smtp.session import ClientSession
+from responder.outbound.smtp.transaction import is_crowded
+from responder.outbound.verifying.ledger import Domain, Ledger, Plan
+from responder.outbound.verifying.verification import Finding, Result, of_connection, of_host, of_reply
 
 BATCH: Final = 20
 """Recipients of one transaction: pipelined commands should not hide from us that a host has had enough."""

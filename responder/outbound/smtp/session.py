@@ -16,12 +16,12 @@ from typing import Final
 
 from responder.mail.status import Failure, FailureError, RemoteReply, Scope, Trouble, Verb
 from responder.outbound.base import Envelope, RecipientResult
-from responder.outbound.channel import Channel
 from responder.outbound.dial import TIMEOUTS, Timeouts
-from responder.outbound.greeting import NOT_OFFERED, Greeted, Greeter
+from responder.outbound.smtp.channel import Channel
+from responder.outbound.smtp.greeting import NOT_OFFERED, Greeted, Greeter
+from responder.outbound.smtp.transaction import Transaction
+from responder.outbound.smtp.wire import addresses, canonical, parameters, wishes
 from responder.outbound.tls.security import OPPORTUNISTIC, Insecure, Security
-from responder.outbound.transaction import Transaction
-from responder.outbound.wire import addresses, canonical, parameters, wishes
 
 MAX_RECIPIENTS: Final = 100
 """Recipients of one transaction: what every host must take (RFC 5321 4.5.3.1.8)."""

@@ -11,10 +11,10 @@ from responder.clock import Clock, SystemClock
 from responder.dns import Resolver
 from responder.mail.address import domain_to_ascii, parse
 from responder.outbound.dial import Timeouts
-from responder.outbound.ledger import Plan
-from responder.outbound.probe import Probe
-from responder.outbound.station import BATCH
-from responder.outbound.verification import Verification
+from responder.outbound.verifying.ledger import Plan
+from responder.outbound.verifying.probe import Probe
+from responder.outbound.verifying.station import BATCH
+from responder.outbound.verifying.verification import Verification
 
 
 async def verify(

@@ -18,11 +18,11 @@ from responder.dns import Resolver
 from responder.mail.address import AddressError, parse
 from responder.mail.headers import clean
 from responder.mail.status import FailureError
-from responder.outbound.ledger import Domain, Ledger, Plan
 from responder.outbound.mx import find_hosts, host_addresses
 from responder.outbound.reach import refusal
-from responder.outbound.station import Station
-from responder.outbound.verification import Finding, Result, Verification, of_host, spokesman
+from responder.outbound.verifying.ledger import Domain, Ledger, Plan
+from responder.outbound.verifying.station import Station
+from responder.outbound.verifying.verification import Finding, Result, Verification, of_host, spokesman
 
 MAX_SHOWN: Final = 320
 """Characters that are kept of what is no address."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from responder.clock import Clock
 from responder.outbound.dial import Timeouts
 from responder.outbound.mx import Host
-from responder.outbound.verification import Finding, Result
+from responder.outbound.verifying.verification import Finding, Result
 
 Tell = Callable[[str, Finding, int, bool | None], Awaitable[None]]
 """Takes an address, the final word, how often it was asked, and what a random address came to."""

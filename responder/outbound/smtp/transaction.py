@@ -22,9 +22,9 @@ from dataclasses import dataclass, field, replace
 
 from responder.mail.replies import Reason
 from responder.mail.status import Failure, FailureError, RemoteReply, Scope, Trouble, Verb, judge, soften
-from responder.outbound.channel import Channel
 from responder.outbound.dial import Timeouts
-from responder.outbound.wire import BLOCK, blocks, chunks
+from responder.outbound.smtp.channel import Channel
+from responder.outbound.smtp.wire import BLOCK, blocks, chunks
 
 
 @dataclass(slots=True)

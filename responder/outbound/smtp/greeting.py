@@ -18,8 +18,8 @@ from aiosmtplib import SMTPResponseException
 from aiosmtplib.esmtp import parse_esmtp_extensions
 
 from responder.mail.status import FailureError, Outcome, RemoteReply, Trouble, Verb
-from responder.outbound.channel import Channel
 from responder.outbound.dial import Timeouts, dial
+from responder.outbound.smtp.channel import Channel
 from responder.outbound.tls.contexts import classify, context_for, examine
 from responder.outbound.tls.security import Insecure, InsecureError, Level, Security
 

@@ -1,0 +1,1 @@
+"""One connection as SMTP: its replies, how a session begins, and one transaction after another."""

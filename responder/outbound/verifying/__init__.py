@@ -1,0 +1,1 @@
+"""Whether addresses exist: their hosts asked, and nothing sent."""
