@@ -416,7 +416,8 @@ async def test_order_when_answers_lists_and_retries_wait_then_answers_come_first
         it.clock.advance(61)
         it.far.say = lambda _: None
         it.far.sent.clear()
-        await it.put(*(f"report{n}@d{n}.example" for n in range(5)), kind="dsn")
+        await it.put(*(f"report{n}@d{n}.example" for n in range(3)), kind="dsn")
+        await it.put(*(f"report{n}@d{n}.example" for n in range(3, 5)), kind="report")
         await it.put(*(f"copy{n}@d{n}.example" for n in range(5)), kind="list")
         await it.put(*(f"answer{n}@d{n}.example" for n in range(5)))
         for _ in range(20):

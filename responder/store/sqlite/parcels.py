@@ -24,16 +24,13 @@ from responder.store.records import Pacing, Parcel
 from responder.store.sqlite.pace import (
     AHEAD,
     Paces,
-    behind,
     charge,
-    flow_of,
-    flows,
-    keep,
     named_by_operator,
     place_of,
 )
 from responder.store.sqlite.steps import tell
 from responder.store.sqlite.suppression import among
+from responder.store.sqlite.turns import behind, flow_of, flows, keep
 from responder.store.sqlite.waiting import COLUMNS, WAITING, Row, item_of
 
 INLINE = 65536  # octets up to which a claim brings the content along: some hundred deliveries may hang with theirs
