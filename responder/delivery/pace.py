@@ -49,8 +49,11 @@ class Room:
 
     @property
     def kept(self) -> int:
-        """The same, when one that is used becomes idle."""
-        return self.spare if self.shared else max(self.limit - self._used + 1, 0)
+        """How many may when one that is used becomes idle. Alone with the queue, as many as there is room for: who comes next
+        takes one, or has those closed that are too much before it opens its own."""
+        if self.shared:
+            return self.spare
+        return self.limit if self._used <= self.limit else 0
 
     def resize(self, limit: int) -> None:
         """Another limit from now on. Who has a connection keeps it."""

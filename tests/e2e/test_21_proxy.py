@@ -160,7 +160,7 @@ def test_recipients_are_handed_over_together_and_each_has_an_end_of_its_own(worl
             "carl@sender.example", ["one@test.example", "gone-3@test.example", "two@test.example"], MAIL
         )
     ended(world.server, queued_as(reply))
-    taken = [one.recipients for one in world.upstream.transactions if "one@test.example" in one.recipients]
+    taken = [sorted(one.recipients) for one in world.upstream.transactions if "one@test.example" in one.recipients]
     assert taken == [["one@test.example", "two@test.example"]]
     assert [one.recipients for one in world.home.transactions].count(["carl@sender.example"]) == 1
 
